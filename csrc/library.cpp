@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Every operator of eegfast. Kernels are registered beside their argument checks in <op>.cpp; fake
+// kernels, autograd and the reference in eegfast/ops/<op>.py.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(eegfast, m) {
+  m.def(
+      "band_power(Tensor x, Tensor taper, int window, int step, int n_fft, int[] bins, float gain, "
+      "bool log2) -> Tensor");
+  m.def(
+      "band_power_backward(Tensor grad, Tensor x, Tensor taper, int window, int step, int n_fft, "
+      "int[] bins, float gain, bool log2) -> Tensor");
+  m.def("bandpass_power(Tensor x, Tensor sos, int window, int step, int ddof) -> Tensor");
+  m.def(
+      "bandpass_power_backward(Tensor grad, Tensor x, Tensor sos, int window, int step, int ddof) "
+      "-> Tensor");
+  m.def(
+      "lds_smooth(Tensor y, Tensor? prior, float q, float r, float p0, bool causal) -> Tensor");
+  m.def(
+      "lds_smooth_backward(Tensor grad, float q, float r, float p0, bool causal, bool own_prior) "
+      "-> (Tensor, Tensor)");
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The few words between torch's stable ABI and the kernels: types, checks, threads, streams.
+#pragma once
+
+#include <dlfcn.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <vector>
+
+#include "eegfast/common.h"
+
+namespace eegfast {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline DType kernel_dtype(const char* op, const Tensor& x) {
+  const ScalarType type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "eegfast.ops.", op,
+                  ": this device's kernel takes float32 or float64, got another dtype");
+  return type == ScalarType::Float ? DType::kFloat32 : DType::kFloat64;
+}
+
+inline void torch_threads(int64_t begin, int64_t end, int64_t grain,
+                          void (*body)(int64_t, int64_t, void*), void* context) {
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
+}
+
+// A signal (..., n_chans, n_times) seen as (batch, n_chans, n_times) with contiguous time.
+struct Signal {
+  Tensor tensor;
+  int64_t batch, n_chans, n_times, stride_batch, stride_chan;
+};
+
+inline Signal as_signal(Tensor x) {
+  const auto view = [&x]() -> Signal {
+    const int64_t dims = x.dim();
+    Signal s{x, 1, x.size(dims - 2), x.size(dims - 1), 0, x.stride(dims - 2)};
+    for (int64_t d = dims - 3; d >= 0; --d) {
+      if (x.size(d) == 1) continue;
+      if (s.batch == 1) s.stride_batch = x.stride(d);
+      if (x.stride(d) != s.stride_batch * s.batch) return {x, -1, 0, 0, 0, 0};
+      s.batch *= x.size(d);
+    }
+    if (s.n_times > 1 && x.stride(dims - 1) != 1) s.batch = -1;
+    return s;
+  };
+  Signal s = view();
+  if (s.batch >= 0) return s;
+  x = torch::stable::contiguous(x);
+  return view();
+}
+
+// The shape of features for a signal's leading dimensions: (..., windows, n_chans, bands).
+inline std::vector<int64_t> feature_shape(const Tensor& x, int64_t windows, int64_t bands) {
+  std::vector<int64_t> shape;
+  for (int64_t d = 0; d + 2 < x.dim(); ++d) shape.push_back(x.size(d));
+  shape.insert(shape.end(), {windows, x.size(x.dim() - 2), bands});
+  return shape;
+}
+
+inline int64_t count_windows(int64_t n_times, int64_t window, int64_t step) {
+  return n_times < window ? 0 : (n_times - window) / step + 1;
+}
+
+inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape) {
+  return torch::stable::new_empty(
+      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()));
+}
+
+#if defined(EEGFAST_WITH_CUDA)
+// torch's current stream, found in the libtorch_cuda that is already loaded: linking against it
+// would keep the extension from importing under a CPU build of torch.
+inline void* current_cuda_stream(int32_t device) {
+  using StreamFn = AOTITorchError (*)(int32_t, void**);
+  static const StreamFn stream_fn = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
+    return reinterpret_cast<StreamFn>(symbol);
+  }();
+  STD_TORCH_CHECK(stream_fn, "eegfast: this torch build has no CUDA");
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(stream_fn(device, &stream));
+  return stream;
+}
+#endif
+
+}  // namespace eegfast

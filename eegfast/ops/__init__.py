@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""EEG operators as ordinary torch functions: differentiable, traceable, any leading dimensions."""
+
+from eegfast.ops.band_power import band_bins, band_power
+from eegfast.ops.bandpass_power import bandpass_power
+from eegfast.ops.lds_smooth import lds_smooth
+
+__all__ = ["band_bins", "band_power", "bandpass_power", "lds_smooth"]

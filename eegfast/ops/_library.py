@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Registers each operator with torch: schema, reference, fake kernel, autograd.
+
+``csrc/library.cpp`` defines the schemas and the compiled kernels. Where the extension is absent the
+same schemas are inferred from the annotated reference functions. Either way the reference is the
+kernel of every device that has no faster one, so ``torch.ops.eegfast.<op>`` always exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eegfast._build import extension
+
+_lib = torch.library.Library("eegfast", "FRAGMENT")
+
+
+def infer_schema(function: Callable) -> str:
+    """Return the argument part of the torch schema that the annotations of ``function`` spell."""
+    return torch.library.infer_schema(function, mutates_args=()).replace("SymInt", "int")
+
+
+def register(name: str, reference: Callable, fake: Callable):
+    """Register one operator and return its callable ``torch.ops.eegfast`` overload."""
+    if extension is None:
+        _lib.define(name + infer_schema(reference))
+    _lib.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"eegfast::{name}", fake, lib=_lib)
+    return getattr(torch.ops.eegfast, name).default
+
+
+def register_autograd(name: str, setup_context: Callable, backward: Callable) -> None:
+    """Give ``name`` its backward, and its backward operator a clear refusal to go on."""
+    torch.library.register_autograd(
+        f"eegfast::{name}", backward, setup_context=setup_context, lib=_lib
+    )
+
+    def refuse(ctx, *grads):
+        raise NotImplementedError(f"eegfast.ops.{name} has no second derivative")
+
+    torch.library.register_autograd(f"eegfast::{name}_backward", refuse, lib=_lib)
+
+
+def check_signal(op: str, argument: str, x: Tensor, min_dim: int, layout: str) -> None:
+    """Raise unless ``x`` is a float tensor of at least ``min_dim`` dimensions."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"eegfast.ops.{op}: {argument} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"eegfast.ops.{op}: {argument} must be floating point, got {x.dtype}")
+    if x.dim() < min_dim:
+        raise ValueError(f"eegfast.ops.{op}: {argument} must be {layout}, got {tuple(x.shape)}")
+
+
+def check_positive(op: str, argument: str, value: int) -> int:
+    """Return ``value`` as an int, or raise unless it is a whole number of at least 1."""
+    if int(value) != value or value < 1:
+        raise ValueError(
+            f"eegfast.ops.{op}: {argument} must be a whole number of samples >= 1, got {value!r}"
+        )
+    return int(value)
+
+
+def n_windows(n_times: int, window: int, step: int) -> int:
+    """Return how many whole windows fit into ``n_times`` samples."""
+    return 0 if n_times < window else (n_times - window) // step + 1

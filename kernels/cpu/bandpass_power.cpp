@@ -1,0 +1,484 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Variance per window behind a bank of recursive filters (formula: eegfast/bandpass_power.h).
+//
+// One SIMD lane is one channel; a task is (batch, kLanes channels). Tiles of kTile samples are read
+// along the rows and transposed, then pass through every band's cascade of biquads in transposed
+// direct form II; several bands are interleaved to hide the latency of the recurrence.
+//
+// Time is cut at every start and end of a window into segments, so that a window is a run of whole
+// segments and overlapping windows share their sums. Sums over a tile are kept in the filter's
+// type, over segments in double. At a segment's end a state that is not finite restarts as zero.
+//
+// A filter with poles near +-1 loses digits in float32: with |1 -+ p| < kNarrow its band is computed
+// in double, the others in the signal's type.
+//
+// Backward: dy = 2 g (y - mean) / (window - ddof), summed over the windows; the adjoint of the filter
+// is the filter run backwards in time. A first pass keeps the states at the tiles' starts and the
+// windows' means; the second takes the tiles in reverse and filters each again.
+//
+// Per sample, channel and band: 6 (or 10) FLOP a section and 3 for the sums.
+#include "eegfast/bandpass_power.h"
+
+#include "simd.h"
+
+namespace eegfast::EEGFAST_ISA {
+namespace {
+
+constexpr int64_t kTile = 64;
+constexpr double kNarrow = 0.05;
+
+template <class A>
+struct Section {
+  A b0, b1, b2, a1, a2;
+};
+
+// Filters count samples through S sections of NB bands; `stride` is kLanes, or -kLanes for reversed
+// time. Plain sections have zeros at +1 and -1: b = (1, 0, -1), their gain taken out.
+template <int S, int NB, bool Plain, class A>
+void filter_bands(const A* const* in, A* const* out, int64_t count, int64_t stride,
+                  const Section<A>* const* sections, Vec<A>* const* states) {
+  Vec<A> s1[NB][S], s2[NB][S];
+#pragma GCC unroll 3
+  for (int b = 0; b < NB; ++b)
+#pragma GCC unroll 3
+    for (int i = 0; i < S; ++i) {
+      s1[b][i] = states[b][2 * i];
+      s2[b][i] = states[b][2 * i + 1];
+    }
+  for (int64_t t = 0; t < count; ++t) {
+#pragma GCC unroll 3
+    for (int b = 0; b < NB; ++b) {
+      Vec<A> v = load(in[b] + t * stride);
+#pragma GCC unroll 3
+      for (int i = 0; i < S; ++i) {
+        const Section<A>& c = sections[b][i];
+        if constexpr (Plain) {
+          const Vec<A> y = v + s1[b][i];
+          s1[b][i] = s2[b][i] - y * c.a1;
+          s2[b][i] = -v - y * c.a2;
+          v = y;
+        } else {
+          const Vec<A> y = v * c.b0 + s1[b][i];
+          s1[b][i] = s2[b][i] + v * c.b1 - y * c.a1;
+          s2[b][i] = v * c.b2 - y * c.a2;
+          v = y;
+        }
+      }
+      store(out[b] + t * stride, v);
+    }
+  }
+#pragma GCC unroll 3
+  for (int b = 0; b < NB; ++b)
+#pragma GCC unroll 3
+    for (int i = 0; i < S; ++i) {
+      states[b][2 * i] = s1[b][i];
+      states[b][2 * i + 1] = s2[b][i];
+    }
+}
+
+template <class A>
+using Filter = void (*)(const A* const*, A* const*, int64_t, int64_t, const Section<A>* const*,
+                        Vec<A>* const*);
+
+template <class A, bool Plain>
+Filter<A> filter_for(int64_t sections, int64_t bands) {
+  static constexpr Filter<A> table[3][3] = {
+      {filter_bands<1, 1, Plain, A>, filter_bands<1, 2, Plain, A>, filter_bands<1, 3, Plain, A>},
+      {filter_bands<2, 1, Plain, A>, filter_bands<2, 2, Plain, A>, filter_bands<2, 3, Plain, A>},
+      {filter_bands<3, 1, Plain, A>, filter_bands<3, 2, Plain, A>, filter_bands<3, 3, Plain, A>}};
+  return table[sections - 1][bands - 1];
+}
+
+// The bands that are computed in type A, their coefficients, and the output band of each.
+template <class A>
+class Bank {
+ public:
+  Bank(const BandpassPower& p, bool (*wanted)(const double* sos, int64_t n_sections))
+      : n_sections(p.n_sections),
+        sections_(p.bands * p.n_sections),
+        gains_(p.bands),
+        index_(p.bands) {
+    for (int64_t b = 0; b < p.bands; ++b) {
+      const double* sos = p.sos + b * n_sections * 6;
+      if (!wanted(sos, n_sections)) continue;
+      for (int64_t i = 0; i < n_sections; ++i)
+        plain = plain && sos[6 * i + 1] == 0 && sos[6 * i + 2] == -sos[6 * i] && sos[6 * i] != 0;
+      index_[size++] = b;
+    }
+    for (int64_t b = 0; b < size; ++b) {
+      const double* sos = p.sos + index_[b] * n_sections * 6;
+      gains_[b] = 1;
+      for (int64_t i = 0; i < n_sections; ++i, sos += 6) {
+        sections_[b * n_sections + i] = {A(sos[0]), A(sos[1]), A(sos[2]), A(sos[4]), A(sos[5])};
+        if (plain) gains_[b] *= sos[0];
+      }
+    }
+  }
+
+  // All bands of the bank, three at a time, through all sections, three at a time.
+  void filter(const A* const* in, A* const* out, int64_t count, int64_t stride, Vec<A>* states) {
+    for (int64_t b = 0; b < size; b += 3) {
+      const int64_t bands = smaller(3, size - b);
+      for (int64_t s = 0; s < n_sections; s += 3) {
+        const int64_t sections = smaller(3, n_sections - s);
+        const Section<A>* coefficients[3];
+        Vec<A>* state[3];
+        for (int64_t i = 0; i < bands; ++i) {
+          coefficients[i] = &sections_[(b + i) * n_sections + s];
+          state[i] = states + 2 * ((b + i) * n_sections + s);
+        }
+        (plain ? filter_for<A, true>(sections, bands) : filter_for<A, false>(sections, bands))(
+            s ? out + b : in + b, out + b, count, stride, coefficients, state);
+      }
+    }
+  }
+
+  int64_t states() const { return 2 * size * n_sections; }
+  double gain(int64_t band) { return gains_[band]; }
+  int64_t output_band(int64_t band) { return index_[band]; }
+
+  const int64_t n_sections;
+  int64_t size = 0;
+  bool plain = true;
+
+ private:
+  Scratch<Section<A>> sections_;
+  Scratch<double> gains_;
+  Scratch<int64_t> index_;
+};
+
+template <class A>
+inline void restart_unless_finite(Vec<A>* states, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) states[i] = (states[i] - states[i] == 0) ? states[i] : Vec<A>{};
+}
+
+// One task's channels, in signal type T and filter type A.
+template <class T, class A>
+class Channels {
+ public:
+  static constexpr int L = kLanes<A>;
+
+  Channels(const BandpassPower& p, Bank<A>& bank)
+      : p_(p),
+        bank_(bank),
+        end_((p.windows - 1) * p.step + p.window),
+        ring_(2 * ((p.window + p.step - 1) / p.step) + 2),
+        tile_(kTile * L),
+        filtered_(bank.size * kTile * L),
+        states_(bank.states()),
+        sums_(ring_ * 2 * bank.size * L),
+        starts_(ring_),
+        in_(bank.size),
+        out_(bank.size) {}
+
+  void forward(int64_t batch, int64_t chan) {
+    select(batch, chan);
+    clear_states(states_.get());
+    begin_sums();
+    for (int64_t t = 0; t < end_; t += kTile) {
+      const int64_t count = smaller(kTile, end_ - t);
+      read_tile(t, count);
+      filter_tile(t, count, [this](int64_t a, int64_t b) { add_sums(a, b); },
+                  [this](int64_t edge) {
+                    close_segment(edge, [this](int64_t window, const double* sums) {
+                      write_variance(window, sums);
+                    });
+                  });
+    }
+  }
+
+  void backward(int64_t batch, int64_t chan) {
+    select(batch, chan);
+    const int64_t tiles = (end_ + kTile - 1) / kTile;
+    Scratch<Vec<A>> kept(tiles * bank_.states());
+    Scratch<A> means(p_.windows * bank_.size * L);
+    clear_states(states_.get());
+    begin_sums();
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t t = i * kTile, count = smaller(kTile, end_ - t);
+      copy_states(&kept[i * bank_.states()], states_.get());
+      read_tile(t, count);
+      filter_tile(t, count, [this](int64_t a, int64_t b) { add_sums(a, b); },
+                  [&](int64_t edge) {
+                    close_segment(edge, [&](int64_t window, const double* sums) {
+                      for (int64_t i = 0; i < bank_.size * L; ++i)
+                        means[window * bank_.size * L + i] = A(sums[i] / double(p_.window));
+                    });
+                  });
+    }
+
+    Scratch<Vec<A>> adjoint(bank_.states());
+    clear_states(adjoint.get());
+    for (int64_t i = tiles; i-- > 0;) {
+      const int64_t t = i * kTile, count = smaller(kTile, end_ - t);
+      copy_states(states_.get(), &kept[i * bank_.states()]);
+      read_tile(t, count);
+      filter_tile(t, count, [](int64_t, int64_t) {}, [](int64_t) {});
+      // From the tile's last segment to its first.
+      for (int64_t b = t + count; b > t;) {
+        if (is_edge(b)) restart_unless_finite<A>(adjoint.get(), bank_.states());
+        int64_t a = previous_edge(b);
+        if (a < t) a = t;
+        output_gradient(a - t, b - t, a, means.get());
+        for (int64_t band = 0; band < bank_.size; ++band) {
+          out_[band] = &filtered_[(band * kTile + b - t - 1) * L];
+          in_[band] = out_[band];
+        }
+        bank_.filter(in_.get(), out_.get(), b - a, -L, adjoint.get());
+        b = a;
+      }
+      add_to_gradient(t, count);
+    }
+  }
+
+ private:
+  void select(int64_t batch, int64_t chan) {
+    batch_ = batch;
+    chan_ = chan;
+    lanes_ = smaller(L, p_.n_chans - chan);
+  }
+
+  void clear_states(Vec<A>* states) {
+    for (int64_t i = 0; i < bank_.states(); ++i) states[i] = Vec<A>{};
+  }
+  void copy_states(Vec<A>* to, const Vec<A>* from) {
+    for (int64_t i = 0; i < bank_.states(); ++i) to[i] = from[i];
+  }
+
+  // Transposes samples t .. t + count - 1 of the task's channels into tile_.
+  void read_tile(int64_t t, int64_t count) {
+    const T* row[L];
+    for (int64_t lane = 0; lane < L; ++lane)
+      row[lane] = static_cast<const T*>(p_.x) + batch_ * p_.stride_batch +
+                  (chan_ + smaller(lane, lanes_ - 1)) * p_.stride_chan + t;
+    int64_t i = 0;
+    for (; i + L <= count; i += L) {
+      Vec<A> block[L];
+#pragma GCC unroll 16
+      for (int lane = 0; lane < L; ++lane) {
+        T samples[L];
+        std::memcpy(samples, row[lane] + i, sizeof samples);
+        for (int j = 0; j < L; ++j) block[lane][j] = A(samples[j]);
+      }
+      transpose<A>(block);
+#pragma GCC unroll 16
+      for (int j = 0; j < L; ++j) store(&tile_[(i + j) * L], block[j]);
+    }
+    for (; i < count; ++i)
+      for (int lane = 0; lane < L; ++lane) tile_[i * L + lane] = A(row[lane][i]);
+  }
+
+  bool is_edge(int64_t t) const {
+    return (t % p_.step == 0 && t / p_.step < p_.windows) ||
+           (t >= p_.window && (t - p_.window) % p_.step == 0);
+  }
+  // The first segment edge after t, and the last before t; 0 < t <= end_ holds all of them.
+  int64_t next_edge(int64_t t) const {
+    int64_t edge = t < p_.window ? p_.window
+                                 : p_.window + ((t - p_.window) / p_.step + 1) * p_.step;
+    const int64_t start = t / p_.step + 1;
+    if (start < p_.windows && start * p_.step < edge) edge = start * p_.step;
+    return edge;
+  }
+  int64_t previous_edge(int64_t t) const {
+    int64_t edge = smaller((t - 1) / p_.step, p_.windows - 1) * p_.step;
+    if (t > p_.window) {
+      const int64_t stop = p_.window + (t - 1 - p_.window) / p_.step * p_.step;
+      if (stop > edge) edge = stop;
+    }
+    return edge;
+  }
+
+  // Filters the tile at time t piece by piece: `piece` gets the range within the tile, `edge` the
+  // time of each segment edge after the state restarts.
+  template <class Piece, class Edge>
+  void filter_tile(int64_t t, int64_t count, const Piece& piece, const Edge& edge) {
+    for (int64_t a = 0; a < count;) {
+      const int64_t next = next_edge(t + a), b = smaller(next - t, count);
+      for (int64_t band = 0; band < bank_.size; ++band) {
+        in_[band] = &tile_[a * L];
+        out_[band] = &filtered_[(band * kTile + a) * L];
+      }
+      bank_.filter(in_.get(), out_.get(), b - a, L, states_.get());
+      piece(a, b);
+      if (t + b == next) {
+        restart_unless_finite<A>(states_.get(), bank_.states());
+        edge(next);
+      }
+      a = b;
+    }
+  }
+
+  // Sums of the open and the last segments: per segment (sum, sum of squares) x band x lane.
+  double* segment_sums(int64_t segment) {
+    return &sums_[segment % ring_ * 2 * bank_.size * L];
+  }
+  void open_segment(int64_t start) {
+    starts_[segment_ % ring_] = start;
+    std::memset(segment_sums(segment_), 0, size_t(2 * bank_.size * L) * sizeof(double));
+  }
+  void begin_sums() {
+    segment_ = 0;
+    open_segment(0);
+  }
+  void add_sums(int64_t a, int64_t b) {
+    double* sums = segment_sums(segment_);
+    for (int64_t band = 0; band < bank_.size; ++band) {
+      const A* y = &filtered_[band * kTile * L];
+      Vec<A> sum[2] = {}, square[2] = {};
+      int64_t t = a;
+      for (; t + 2 <= b; t += 2) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          const Vec<A> v = load(y + (t + i) * L);
+          sum[i] += v;
+          square[i] += v * v;
+        }
+      }
+      if (t < b) {
+        const Vec<A> v = load(y + t * L);
+        sum[0] += v;
+        square[0] += v * v;
+      }
+      sum[0] += sum[1];
+      square[0] += square[1];
+      for (int lane = 0; lane < L; ++lane) {
+        sums[band * L + lane] += double(sum[0][lane]);
+        sums[(bank_.size + band) * L + lane] += double(square[0][lane]);
+      }
+    }
+  }
+  // Ends the open segment at `edge`; hands the sums of the window that ends there, if one does.
+  template <class Window>
+  void close_segment(int64_t edge, const Window& on_window) {
+    const int64_t start = edge - p_.window;
+    if (start >= 0 && start % p_.step == 0) {
+      Scratch<double> total(2 * bank_.size * L);
+      std::memset(total.get(), 0, size_t(2 * bank_.size * L) * sizeof(double));
+      for (int64_t s = segment_;; --s) {
+        const double* sums = segment_sums(s);
+        for (int64_t i = 0; i < 2 * bank_.size * L; ++i) total[i] += sums[i];
+        if (starts_[s % ring_] == start) break;
+      }
+      on_window(start / p_.step, total.get());
+    }
+    ++segment_;
+    open_segment(edge);
+  }
+
+  void write_variance(int64_t window, const double* sums) {
+    const double n = double(p_.window), divisor = double(p_.window - p_.ddof);
+    for (int64_t band = 0; band < bank_.size; ++band) {
+      T* out = static_cast<T*>(p_.out) +
+               ((batch_ * p_.windows + window) * p_.n_chans + chan_) * p_.bands +
+               bank_.output_band(band);
+      const double power_gain = bank_.gain(band) * bank_.gain(band);
+      for (int64_t lane = 0; lane < lanes_; ++lane) {
+        const double sum = sums[band * L + lane], square = sums[(bank_.size + band) * L + lane];
+        const double variance = (square - sum * sum / n) / divisor * power_gain;
+        out[lane * p_.bands] = T(variance < 0 ? 0 : variance);
+      }
+    }
+  }
+
+  // Replaces y by its gradient on [a, b) of the tile, which lies in the segment that holds `time`:
+  // sum over the windows there of 2 gain^2 g / (window - ddof) (y - mean).
+  void output_gradient(int64_t a, int64_t b, int64_t time, A* means) {
+    const int64_t last = smaller(time / p_.step, p_.windows - 1);
+    const int64_t first = time < p_.window ? 0 : (time - p_.window) / p_.step + 1;
+    for (int64_t band = 0; band < bank_.size; ++band) {
+      const double scale =
+          2 * bank_.gain(band) * bank_.gain(band) / double(p_.window - p_.ddof);
+      Vec<A> slope{}, offset{};
+      for (int64_t w = first; w <= last; ++w) {
+        const T* grad = static_cast<const T*>(p_.grad) +
+                        ((batch_ * p_.windows + w) * p_.n_chans + chan_) * p_.bands +
+                        bank_.output_band(band);
+        Vec<A> weight{};
+        for (int64_t lane = 0; lane < lanes_; ++lane)
+          weight[lane] = A(double(grad[lane * p_.bands]) * scale);
+        slope += weight;
+        offset += weight * load(means + (w * bank_.size + band) * L);
+      }
+      A* y = &filtered_[band * kTile * L];
+      for (int64_t t = a; t < b; ++t) store(y + t * L, load(y + t * L) * slope - offset);
+    }
+  }
+
+  // Sums the bands of the tile into the gradient of x.
+  void add_to_gradient(int64_t t, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      Vec<A> sum{};
+      for (int64_t band = 0; band < bank_.size; ++band)
+        sum += load(&filtered_[(band * kTile + i) * L]);
+      store(&tile_[i * L], sum);
+    }
+    for (int64_t lane = 0; lane < lanes_; ++lane) {
+      T* to = static_cast<T*>(p_.out) + (batch_ * p_.n_chans + chan_ + lane) * p_.n_times + t;
+      for (int64_t i = 0; i < count; ++i) to[i] += T(tile_[i * L + lane]);
+    }
+  }
+
+  const BandpassPower& p_;
+  Bank<A>& bank_;
+  const int64_t end_, ring_;  // end of the last window; capacity of the segment ring
+  Scratch<A> tile_, filtered_;
+  Scratch<Vec<A>> states_;
+  Scratch<double> sums_;
+  Scratch<int64_t> starts_;
+  Scratch<const A*> in_;
+  Scratch<A*> out_;
+  int64_t batch_ = 0, chan_ = 0, lanes_ = 0, segment_ = 0;
+};
+
+bool is_narrow(const double* sos, int64_t n_sections) {
+  for (int64_t i = 0; i < n_sections; ++i, sos += 6) {
+    const double at_dc = 1 + sos[4] + sos[5], at_nyquist = 1 - sos[4] + sos[5];
+    if (at_dc < kNarrow * kNarrow || at_nyquist < kNarrow * kNarrow) return true;
+  }
+  return false;
+}
+
+template <class T, class A>
+void run(const BandpassPower& p, ParallelFor parallel_for, bool backward,
+         bool (*wanted)(const double*, int64_t)) {
+  Bank<A> bank(p, wanted);
+  if (bank.size == 0) return;
+  constexpr int64_t L = kLanes<A>;
+  const int64_t groups = (p.n_chans + L - 1) / L;
+  const int64_t grain = 8192 / (p.n_times * bank.size) + 1;
+  parallel(parallel_for, p.batch * groups, grain, [&](int64_t begin, int64_t end) {
+    Channels<T, A> channels(p, bank);
+    for (int64_t task = begin; task < end; ++task) {
+      if (backward)
+        channels.backward(task / groups, task % groups * L);
+      else
+        channels.forward(task / groups, task % groups * L);
+    }
+  });
+}
+
+void run(const BandpassPower& p, ParallelFor parallel_for, bool backward) {
+  if (p.windows == 0 || p.n_sections == 0) return;
+  if (p.dtype == DType::kFloat64) {
+    run<double, double>(p, parallel_for, backward, [](const double*, int64_t) { return true; });
+    return;
+  }
+  run<float, double>(p, parallel_for, backward, is_narrow);
+  run<float, float>(p, parallel_for, backward,
+                    [](const double* sos, int64_t n) { return !is_narrow(sos, n); });
+}
+
+}  // namespace
+
+void bandpass_power(const BandpassPower& p, ParallelFor parallel_for) {
+  run(p, parallel_for, false);
+}
+
+void bandpass_power_backward(const BandpassPower& p, ParallelFor parallel_for) {
+  const size_t size = p.dtype == DType::kFloat32 ? sizeof(float) : sizeof(double);
+  std::memset(p.out, 0, size_t(p.batch * p.n_chans * p.n_times) * size);
+  run(p, parallel_for, true);
+}
+
+}  // namespace eegfast::EEGFAST_ISA

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Vectors of the instruction set that this translation unit is compiled for.
+//
+// Each kernel source is compiled once per instruction set; everything in it lives in the namespace
+// EEGFAST_ISA, so that no inline function of one set can be linked into another. For the same reason
+// kernel sources use no std containers or algorithms.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#if !defined(EEGFAST_ISA)
+#error "EEGFAST_ISA must name the namespace of the instruction set"
+#endif
+
+namespace eegfast::EEGFAST_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
+
+template <class T>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = int64_t;
+};
+template <class T>
+using Bits = Vec<typename BitsOf<T>::type>;
+
+template <class T>
+inline Vec<T> load(const T* from) {
+  Vec<T> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class T>
+inline void store(T* to, Vec<T> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+template <class T>
+inline Vec<T> broadcast(T value) {
+  return value - Vec<T>{};
+}
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// One step of a transposition: the (row & S) halves of two rows trade places.
+template <int S, class T, int... E>
+inline void trade(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, E...>) {
+  constexpr int n = kLanes<T>;
+#if defined(__clang__) || __GNUC__ >= 12
+  const Vec<T> low = __builtin_shufflevector(a, b, ((E & S) ? n + E - S : E)...);
+  const Vec<T> high = __builtin_shufflevector(a, b, ((E & S) ? n + E : E + S)...);
+#else
+  const Vec<T> low = __builtin_shuffle(a, b, Bits<T>{((E & S) ? n + E - S : E)...});
+  const Vec<T> high = __builtin_shuffle(a, b, Bits<T>{((E & S) ? n + E : E + S)...});
+#endif
+  a = low;
+  b = high;
+}
+
+// Transposes the square matrix of kLanes rows in place.
+template <class T, int S = kLanes<T> / 2>
+inline void transpose(Vec<T>* rows) {
+  if constexpr (S > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i)
+      if (!(i & S))
+        trade<S, T>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes<T>>());
+    transpose<T, S / 2>(rows);
+  }
+}
+
+// log2 by s = (m - 1) / (m + 1), log2 m = 2 / ln 2 (s + s^3/3 + ...), m in [sqrt 1/2, sqrt 2).
+// |s| <= 0.1716, so the first term left out is below 2^-30 (float, to s^11) or 2^-60 (double, s^23).
+template <class T>
+inline Vec<T> log2(Vec<T> x) {
+  constexpr bool is_float = sizeof(T) == 4;
+  constexpr int mantissa_bits = is_float ? 23 : 52;
+  constexpr T tiny = is_float ? T(1.17549435e-38) : T(2.2250738585072014e-308);
+  using I = typename BitsOf<T>::type;
+  const Bits<T> small = x < tiny;  // subnormal or not positive: scale up, mend below
+  const T scale = is_float ? T(16777216.0) : T(18014398509481984.0);  // 2^24, 2^54
+  const Vec<T> scaled = small ? x * scale : x;
+  Bits<T> bits;
+  std::memcpy(&bits, &scaled, sizeof bits);
+  // Move the mantissa into [sqrt 1/2, sqrt 2) by rounding the exponent at sqrt 2.
+  const I root_half = is_float ? I(0x3f3504f3) : I(0x3fe6a09e667f3bcdLL);
+  const Bits<T> exponent = (bits - root_half) >> mantissa_bits;
+  const Bits<T> fraction_bits = bits - (exponent << mantissa_bits);
+  Vec<T> m;
+  std::memcpy(&m, &fraction_bits, sizeof m);
+  const Vec<T> s = (m - T(1)) / (m + T(1));
+  const Vec<T> s2 = s * s;
+  Vec<T> series = broadcast<T>(T(1) / (is_float ? 11 : 23));
+  for (int k = is_float ? 9 : 21; k >= 1; k -= 2) series = series * s2 + T(1) / T(k);
+  Vec<T> result = s * series * T(2.8853900817779268147) + __builtin_convertvector(exponent, Vec<T>);
+  result = small ? result - T(is_float ? 24 : 54) : result;
+  const T infinity = T(HUGE_VAL);
+  result = (x == T(0)) ? broadcast<T>(-infinity) : result;
+  result = (x == infinity) ? broadcast<T>(infinity) : result;
+  return (x >= T(0)) ? result : broadcast<T>(T(NAN));
+}
+
+// Uninitialised, cache-line aligned scratch of one thread.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) {
+    if (count == 0) return;
+    data_ = static_cast<T*>(std::aligned_alloc(64, (size_t(count) * sizeof(T) + 63) / 64 * 64));
+    if (!data_) throw std::bad_alloc();
+  }
+  ~Scratch() { std::free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* get() { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+};
+
+// parallel_for with a callable.
+template <class ParallelForFn, class F>
+inline void parallel(ParallelForFn parallel_for, int64_t count, int64_t grain, const F& body) {
+  if (count <= 0) return;
+  parallel_for(
+      0, count, grain,
+      [](int64_t begin, int64_t end, void* f) { (*static_cast<const F*>(f))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace eegfast::EEGFAST_ISA

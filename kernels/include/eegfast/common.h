@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What every kernel header shares. Nothing here, nor anywhere in kernels/, knows torch.
+#pragma once
+
+#include <cstdint>
+
+namespace eegfast {
+
+enum class DType { kFloat32, kFloat64 };
+
+// Instruction sets that the CPU kernels are compiled for, best last.
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+// The best set that this machine runs, or the one that EEGFAST_ISA names if it is no better.
+Isa cpu_isa();
+bool cpu_supports(Isa isa);
+const char* isa_name(Isa isa);
+
+// Runs body(begin, end, context) over disjoint ranges that cover [begin, end). The caller brings the
+// threads (torch's), so that there is one pool in the process.
+using ParallelFor = void (*)(int64_t begin, int64_t end, int64_t grain,
+                             void (*body)(int64_t, int64_t, void*), void* context);
+
+}  // namespace eegfast
