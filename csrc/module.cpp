@@ -13,6 +13,9 @@
 
 namespace py = pybind11;
 
+constexpr eegfast::Isa kIsas[] = {eegfast::Isa::kPortable, eegfast::Isa::kAvx2,
+                                  eegfast::Isa::kAvx512};
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of eegfast: importing this module registers torch.ops.eegfast.*";
   m.def("build_info", [] {
@@ -32,8 +35,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", [] { return std::string(eegfast::isa_name(eegfast::cpu_isa())); });
   m.def("isa_available", [] {
     std::vector<std::string> names;
-    for (auto isa : {eegfast::Isa::kPortable, eegfast::Isa::kAvx2, eegfast::Isa::kAvx512})
+    for (auto isa : kIsas)
       if (eegfast::cpu_supports(isa)) names.push_back(eegfast::isa_name(isa));
     return names;
+  });
+  m.def("set_isa", [](const std::string& name) {
+    for (auto isa : kIsas)
+      if (name == eegfast::isa_name(isa) && eegfast::cpu_supports(isa))
+        return eegfast::set_cpu_isa(isa);
+    throw py::value_error("eegfast._C.set_isa: this machine has no instruction set '" + name + "'");
   });
 }

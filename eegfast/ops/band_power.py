@@ -48,8 +48,7 @@ def _backward(ctx, grad):
 register_autograd("band_power", _setup_context, _backward)
 
 
-@functools.lru_cache(maxsize=64)
-def _named_taper(name: str, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _make_taper(name: str, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     i = torch.arange(window, dtype=torch.float64)
     if name == "boxcar" or (window == 1 and name != "hanning"):
         values = torch.ones(window, dtype=torch.float64)
@@ -59,6 +58,19 @@ def _named_taper(name: str, window: int, dtype: torch.dtype, device: torch.devic
         offset = 0.5 if name == "hann" else 0.54
         values = offset - (1 - offset) * torch.cos(2 * math.pi * i / (window - 1))
     return values.to(dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_taper(name: str, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be saved for a later backward.
+    with torch.inference_mode(False):
+        return _make_taper(name, window, dtype, device)
+
+
+def _taper(name: str, window: int, like: Tensor) -> Tensor:
+    """Return the named taper, kept from the last call unless ``like`` is traced or a fake tensor."""
+    eager = not torch.compiler.is_compiling() and type(like) in (Tensor, torch.nn.Parameter)
+    return (_kept_taper if eager else _make_taper)(name, window, like.dtype, like.device)
 
 
 def band_bins(
@@ -197,7 +209,7 @@ def band_power(
     if isinstance(taper, str):
         if taper not in TAPERS:
             raise ValueError(f"eegfast.ops.band_power: taper must be one of {TAPERS}, got {taper!r}")
-        taper = _named_taper(taper, window, x.dtype, x.device)
+        taper = _taper(taper, window, x)
     elif taper.shape != (window,):
         raise ValueError(
             f"eegfast.ops.band_power: taper must have shape ({window},), got {tuple(taper.shape)}"

@@ -36,7 +36,7 @@ def band_power(
     gain: float,
     log2: bool,
 ) -> Tensor:
-    if x.shape[-1] < window or not bins:
+    if x.numel() == 0 or x.shape[-1] < window or not bins:
         windows = max(0, (x.shape[-1] - window) // step + 1)
         return x.new_zeros((*x.shape[:-2], windows, x.shape[-2], len(bins) // 2))
     power = gain * _band_means(_spectrum(x, taper, window, step, n_fft), bins)
@@ -55,7 +55,7 @@ def band_power_backward(
     gain: float,
     log2: bool,
 ) -> Tensor:
-    if x.shape[-1] < window or not bins:
+    if x.numel() == 0 or x.shape[-1] < window or not bins:
         return torch.zeros_like(x)
     spectrum = _spectrum(x, taper, window, step, n_fft)
     grad = grad.transpose(-3, -2)  # (..., n_chans, windows, bands)

@@ -82,7 +82,7 @@ def _filter(x: Tensor, sos: Tensor, segments: list[int]) -> Tensor:
 
 def bandpass_power(x: Tensor, sos: Tensor, window: int, step: int, ddof: int) -> Tensor:
     """``sos`` is float64 on the CPU, ``(bands, n_sections, 6)``, with a0 = 1."""
-    if x.shape[-1] < window or not len(sos):
+    if x.numel() == 0 or x.shape[-1] < window or not len(sos):
         windows = max(0, (x.shape[-1] - window) // step + 1)
         return x.new_zeros((*x.shape[:-2], windows, x.shape[-2], len(sos)))
     segments = _segments(x.shape[-1], window, step)
@@ -98,7 +98,7 @@ def bandpass_power_backward(
 ) -> Tensor:
     """The adjoint of a causal filter is the same filter run backwards in time."""
     grad_x = torch.zeros_like(x)
-    if x.shape[-1] < window:
+    if x.numel() == 0 or x.shape[-1] < window:
         return grad_x
     segments = _segments(x.shape[-1], window, step)
     for band in range(len(sos)):

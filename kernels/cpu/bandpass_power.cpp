@@ -401,7 +401,9 @@ class Channels {
         offset += weight * load(means + (w * bank_.size + band) * L);
       }
       A* y = &filtered_[band * kTile * L];
-      for (int64_t t = a; t < b; ++t) store(y + t * L, load(y + t * L) * slope - offset);
+      // In a gap between windows y may be NaN, but no gradient comes from there.
+      for (int64_t t = a; t < b; ++t)
+        store(y + t * L, first > last ? Vec<A>{} : load(y + t * L) * slope - offset);
     }
   }
 

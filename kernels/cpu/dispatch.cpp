@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Picks the kernels of the instruction set at run time. This file is compiled for the oldest machine.
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -47,8 +48,9 @@ const char* isa_name(Isa isa) {
   }
 }
 
-Isa cpu_isa() {
-  static const Isa chosen = [] {
+namespace {
+std::atomic<Isa>& chosen_isa() {
+  static std::atomic<Isa> chosen = [] {
     const char* asked = std::getenv("EEGFAST_ISA");
     for (Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kPortable})
       if (cpu_supports(isa) && (!asked || !*asked || std::strcmp(asked, isa_name(isa)) == 0))
@@ -57,6 +59,10 @@ Isa cpu_isa() {
   }();
   return chosen;
 }
+}  // namespace
+
+Isa cpu_isa() { return chosen_isa(); }
+void set_cpu_isa(Isa isa) { chosen_isa() = isa; }
 
 #if defined(EEGFAST_X86)
 #define EEGFAST_DISPATCH(op, Params)                                  \

@@ -11,8 +11,10 @@ enum class DType { kFloat32, kFloat64 };
 // Instruction sets that the CPU kernels are compiled for, best last.
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
-// The best set that this machine runs, or the one that EEGFAST_ISA names if it is no better.
+// The set in use: the best that this machine runs, unless the environment variable EEGFAST_ISA names
+// a lesser one or set_cpu_isa() was called with one that the machine supports.
 Isa cpu_isa();
+void set_cpu_isa(Isa isa);
 bool cpu_supports(Isa isa);
 const char* isa_name(Isa isa);
 

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Adds ``pytest --benchmark``: runs benchmarks/ instead of the tests and prints what it measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("eegfast")
+    group.addoption("--benchmark", action="store_true", help="run benchmarks/, not the tests")
+    group.addoption(
+        "--benchmark-smoke",
+        action="store_true",
+        help="like --benchmark, three rounds and without torch.compile: are the values right?",
+    )
+    group.addoption("--benchmark-threads", type=int, help="torch threads (default: all cores)")
+    group.addoption("--benchmark-results", metavar="FILE", help="write the figures to FILE as JSON")
+
+
+def _benchmarking(config) -> bool:
+    return config.getoption("--benchmark") or config.getoption("--benchmark-smoke")
+
+
+def pytest_configure(config):
+    if _benchmarking(config):
+        sys.path.insert(0, str(ROOT / "benchmarks"))
+        config.addinivalue_line("python_functions", "bench_*")
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
+            config.args[:] = [str(ROOT / "benchmarks")]
+
+
+@pytest.fixture(scope="session")
+def bench(pytestconfig):
+    import harness
+    import torch
+
+    if pytestconfig.getoption("--benchmark-threads"):
+        torch.set_num_threads(pytestconfig.getoption("--benchmark-threads"))
+    harness.warm_allocator()
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.automatic_dynamic_shapes = False
+    session = harness.Benchmark(smoke=pytestconfig.getoption("--benchmark-smoke"))
+    pytestconfig.stash[_SESSION] = session
+    return session
+
+
+_SESSION = pytest.StashKey()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    session = config.stash.get(_SESSION, None)
+    if session is None or not session.rows:
+        return
+    from harness import environment
+
+    facts = environment()
+    say = terminalreporter.write_line
+    terminalreporter.section("benchmark")
+    say(", ".join(f"{key} {value}" for key, value in facts.items()))
+    if session.smoke:
+        say("smoke run: the values were checked; the times mean nothing")
+    for row in session.rows:
+        say("")
+        say(
+            f"{row.name}  {row.shape}  error {row.error:.1e} (limit {row.error_limit:.0e})"
+            + ("" if row.quiet or session.smoke else "  NOT QUIET: do not quote")
+        )
+        say(f"  {'':28s}{'median ms':>11s}{'min ms':>11s}{'spread':>9s}{'x ours':>9s}")
+        for name in row.times:
+            say(
+                f"  {name:28s}{row.median_ms(name):11.3f}{row.min_ms(name):11.3f}"
+                f"{row.spread(name):9.0%}{row.ratio(name):9.2f}"
+            )
+    if config.getoption("--benchmark-results"):
+        record = {"environment": facts, "rows": [row.as_dict() for row in session.rows]}
+        Path(config.getoption("--benchmark-results")).write_text(json.dumps(record, indent=1))

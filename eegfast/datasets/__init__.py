@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Recordings: readers and the bundled set. Everything read comes back as a `Recording`."""
+
+from eegfast.datasets._formats import READABLE, files_of
+from eegfast.datasets.eegmat import EEGMAT
+from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, positions_for
+from eegfast.datasets.readers import read_recording
+from eegfast.datasets.recording import Recording
+
+__all__ = [
+    "EEGMAT",
+    "READABLE",
+    "SEED_CHANNELS",
+    "Recording",
+    "canonical_name",
+    "files_of",
+    "positions_for",
+    "read_recording",
+]

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Networks. Every model takes features or signals and returns logits."""
+
+from eegfast.models.registry import create, names, register
+from eegfast.models.resattentionet import ResAttentioNet
+
+__all__ = ["ResAttentioNet", "create", "names", "register"]
