@@ -151,7 +151,7 @@ class BuildKernels(build_ext):
         if sys.platform == "darwin":
             link += ["-Wl,-rpath,@loader_path/../torch/lib"]
         else:
-            link += ["-Wl,--exclude-libs,ALL", "-Wl,-s"]
+            link += ["-Wl,--exclude-libs,ALL"]
         target = self.get_ext_fullpath(ext.name)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(

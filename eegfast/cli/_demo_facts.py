@@ -83,6 +83,14 @@ def does_not_show() -> list[str]:
     ]
 
 
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[float, float]:
+    """Percentile bootstrap over subjects of the paired difference in accuracy."""
+    gaps = np.array([ours[name]["accuracy"] - theirs[name]["accuracy"] for name in ours])
+    draws = np.random.default_rng(0).integers(len(gaps), size=(10_000, len(gaps)))
+    low, high = np.quantile(gaps[draws].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
 def verdict(
     models: Sequence[Mapping[str, Any]],
     network: str,
@@ -115,10 +123,12 @@ def verdict(
         ours, theirs = rows[network, kind], rows[baseline, kind]
         total = int(np.sum(ours["confusion"]))
         gap = round((ours["accuracy"] - theirs["accuracy"]) * total)
+        low, high = _difference(ours["subjects"], theirs["subjects"])
         sentences.append(
             f"With {kind}, {network} {'reaches' if gap >= 0 else 'does not reach'} the "
             f"{baseline.lower()} on the same features: {ours['accuracy']:.2f} against "
-            f"{theirs['accuracy']:.2f} of recordings right ({gap:+d} of {total})."
+            f"{theirs['accuracy']:.2f} of recordings right ({gap:+d} of {total}; 95 % interval of "
+            f"the difference {low:+.2f} to {high:+.2f}, drawing subjects)."
         )
     return sentences
 

@@ -60,7 +60,7 @@ class DemoOptions:
     recipe: str = "bcmi"
     folds: int = 6
     sequence_length: int = 14
-    epochs: int = 30
+    epochs: int = 20
     seed: int = 0
     subjects: int | None = None
     permutations: int = 99
@@ -80,7 +80,9 @@ def _network(options: DemoOptions, n_chans: int, n_bands: int) -> NetworkEstimat
         factory,
         2,
         sequence_length=options.sequence_length,
-        options=TrainingOptions(max_epochs=options.epochs, lr=1e-3, accelerator="cpu"),
+        options=TrainingOptions(
+            max_epochs=options.epochs, lr=1e-3, feature_offset=1.0, accelerator="cpu"
+        ),
     )
 
 
@@ -233,7 +235,8 @@ def run(options: DemoOptions, say: Callable[[str], None] = lambda text: None) ->
             "Logistic regression": "C = 0.01 on single windows, fixed beforehand",
             "ResAttentioNet": (
                 f"{options.sequence_length} windows per sequence, {options.epochs} epochs, AdamW "
-                f"1e-3, weight decay 1e-4, batch 32, label smoothing 0.1, balanced classes, rate "
+                f"1e-3, weight decay 1e-4, batch 32, label smoothing 0.1, balanced classes, random offset "
+                f"of 1 per feature and training sequence, rate "
                 f"halved on the loss of {_validation_subjects(len(dataset.subjects))} training "
                 "subjects, last epoch kept"
             ),

@@ -24,7 +24,7 @@ def demo(
             "recording, zero-padded.",
         ),
     ] = 14,
-    epochs: Annotated[int, typer.Option(min=1, help="Training epochs of the network.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs of the network.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds, weights and permutations.")] = 0,
     subjects: Annotated[
         int | None, typer.Option(min=6, max=24, help="Use the first N subjects.  [default: all 24]")

@@ -59,7 +59,7 @@ class LogisticBaseline:
             Itself.
         """
         n, windows = features.shape[:2]
-        self.model_ = LogisticRegression(C=self.C, max_iter=1000)
+        self.model_ = LogisticRegression(C=self.C, tol=1e-3, max_iter=1000)
         with _blas_threads().limit(limits=1):
             self.model_.fit(features.reshape(n * windows, -1), np.repeat(labels, windows))
         return self

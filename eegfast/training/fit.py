@@ -44,6 +44,11 @@ class TrainingOptions:
         Early stopping: epochs without a lower validation loss after which training ends and the
         best epoch's weights are restored. ``None`` keeps the last epoch's weights. Needs a
         validation side.
+    feature_offset : float
+        Augmentation, not in the published recipe: to every feature of a training sequence a normal
+        random number of this standard deviation is added, the same over its windows. It imitates
+        another subject's or session's level, which is what a network overfits when recordings are
+        few and smooth.
     accelerator : str
         Lightning's: ``"cpu"``, ``"gpu"``, ``"auto"``.
     """
@@ -58,6 +63,7 @@ class TrainingOptions:
     plateau_patience: int = 5
     min_lr: float = 1e-6
     patience: int | None = None
+    feature_offset: float = 0.0
     accelerator: str = "auto"
 
 
@@ -218,6 +224,7 @@ def fit(
         plateau_factor=options.plateau_factor,
         plateau_patience=options.plateau_patience,
         min_lr=options.min_lr,
+        feature_offset=options.feature_offset,
         monitor="train_loss" if validation is None else "val_loss",
     )
     loader = DataLoader(

@@ -56,6 +56,9 @@ class ClassificationModule(pl.LightningModule):
     plateau_factor, plateau_patience, min_lr : float, int, float
         ReduceLROnPlateau: the rate is multiplied by the factor after that many epochs without a
         lower loss.
+    feature_offset : float
+        Augmentation of training batches ``(N, windows, ...)``: a normal random number of this
+        standard deviation is added to every feature, the same over a sequence's windows.
     monitor : {"val_loss", "train_loss"}
         The loss that the plateau is judged by. ``"train_loss"`` where there is no validation side.
 
@@ -79,19 +82,21 @@ class ClassificationModule(pl.LightningModule):
         plateau_factor: float = 0.5,
         plateau_patience: int = 5,
         min_lr: float = 1e-6,
+        feature_offset: float = 0.0,
         monitor: str = "val_loss",
     ):
         super().__init__()
         self.model = model
         self.lr, self.weight_decay = lr, weight_decay
         self.plateau = {"factor": plateau_factor, "patience": plateau_patience, "min_lr": min_lr}
+        self.feature_offset = feature_offset
         self.monitor = monitor
         self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=label_smoothing)
         sides = ("train", "val")
         self.mean_loss = nn.ModuleDict({f"{side}_side": MeanMetric() for side in sides})
         self.accuracy = nn.ModuleDict(
             {
-                f"{side}_side": MulticlassAccuracy(num_classes=n_outputs, average="micro")
+                f"{side}_side": MulticlassAccuracy(n_outputs, average="micro", validate_args=False)
                 for side in sides
             }
         )
@@ -109,7 +114,10 @@ class ClassificationModule(pl.LightningModule):
         return loss
 
     def training_step(self, batch, batch_idx: int) -> torch.Tensor:
-        return self._step(batch, "train")
+        x, y = batch
+        if self.feature_offset:
+            x = x + self.feature_offset * torch.randn_like(x[:, :1])
+        return self._step((x, y), "train")
 
     def validation_step(self, batch, batch_idx: int) -> None:
         self._step(batch, "val")

@@ -38,10 +38,12 @@ class BandPowerKernel {
     }
   }
 
-  // Rows first_row .. first_row + count - 1, count <= kLanes.
-  void forward(int64_t first_row, int64_t count) {
-    locate(first_row, count);
-    transform();
+  // Rows first_row .. first_row + count - 1, count <= kLanes. Meanwhile the rows from next_row on are
+  // fetched: sixteen short stretches of memory are more than the hardware follows by itself.
+  void forward(int64_t first_row, int64_t count, int64_t next_row) {
+    rows_ = locate(first_row, count);
+    next_ = locate(next_row, count);
+    transform(Fetch(next_.x, used_, plan_.butterflies));
     for (int64_t b = 0; b < p_.bands; ++b) {
       const int64_t width = p_.bins[2 * b + 1] - p_.bins[2 * b];
       Vec<T> power = energy(b) * T(p_.gain * kHalfSquared / double(width));
@@ -54,12 +56,13 @@ class BandPowerKernel {
   }
 
   // The same rows; accumulate where windows overlap, else write and zero up to the next window.
-  void backward(int64_t first_row, int64_t count, bool accumulate) {
-    locate(first_row, count);
-    transform();
+  void backward(int64_t first_row, int64_t count, int64_t next_row, bool accumulate) {
+    rows_ = locate(first_row, count);
+    next_ = locate(next_row, count);
+    transform(Fetch(rows_.grad, used_, plan_.butterflies));
     weigh(first_row, count);
     spectrum_gradient();
-    fft_adjoint(work_.get(), plan_);
+    fft_adjoint(work_.get(), plan_, Fetch(next_.x, used_, plan_.butterflies));
     write_gradient(count, accumulate);
     if (!accumulate) zero_gap(count);
   }
@@ -69,25 +72,52 @@ class BandPowerKernel {
   // unpacked() leaves out a factor of 1/2.
   static constexpr double kHalfSquared = 0.25;
 
-  void locate(int64_t first_row, int64_t count) {
+  struct Rows {
+    const T* x[L];
+    T* grad[L];
+    int64_t window[L];
+  };
+
+  // Lanes without a row repeat the last one.
+  Rows locate(int64_t first_row, int64_t count) const {
+    Rows rows;
     int64_t chan = first_row % p_.n_chans, rest = first_row / p_.n_chans;
     int64_t window = rest % p_.windows, batch = rest / p_.windows;
     for (int lane = 0; lane < L; ++lane) {
-      row_[lane] = x_ + batch * p_.stride_batch + chan * p_.stride_chan + window * p_.step;
-      grad_row_[lane] = static_cast<T*>(p_.out) +
-                        (batch * p_.n_chans + chan) * p_.n_times + window * p_.step;
-      window_[lane] = window;
-      if (lane + 1 >= count) continue;  // lanes without a row repeat the last one
-      if (++chan < p_.n_chans) continue;
+      rows.x[lane] = x_ + batch * p_.stride_batch + chan * p_.stride_chan + window * p_.step;
+      rows.grad[lane] = static_cast<T*>(p_.out) + (batch * p_.n_chans + chan) * p_.n_times +
+                        window * p_.step;
+      rows.window[lane] = window;
+      if (lane + 1 >= count || ++chan < p_.n_chans) continue;
       chan = 0;
       if (++window < p_.windows) continue;
       window = 0;
       ++batch;
     }
+    return rows;
   }
 
+  // Brings the first `count` elements of each lane's row into the cache, a few lines per call.
+  class Fetch {
+   public:
+    template <class Pointer>
+    Fetch(const Pointer (&rows)[L], int64_t count, int64_t calls)
+        : lines_(L * (uint64_t(count) / kLine + 1)), per_call_(lines_ / uint64_t(calls + 1) + 1) {
+      for (int lane = 0; lane < L; ++lane) row_[lane] = rows[lane];
+    }
+    void operator()() {
+      const uint64_t stop = next_ + per_call_ < lines_ ? next_ + per_call_ : lines_;
+      for (; next_ < stop; ++next_) __builtin_prefetch(row_[next_ % L] + next_ / L * kLine);
+    }
+
+   private:
+    static constexpr uint64_t kLine = 64 / sizeof(T);
+    const T* row_[L];
+    uint64_t lines_, per_call_, next_ = 0;
+  };
+
   // Reads, tapers and transforms the rows.
-  void transform() {
+  void transform(const Fetch& fetch) {
     T* z = work_.get();
     int64_t t = 0;
     for (; t + L <= used_; t += L) read_tile(z, t, 0);
@@ -95,20 +125,21 @@ class BandPowerKernel {
       read_tile(z, used_ - L, L - (used_ - t));
     } else if (t < used_) {
       for (int64_t i = 0; i < used_; ++i)
-        for (int lane = 0; lane < L; ++lane) z[i * spread_ * L + lane] = row_[lane][i] * taper_[i];
+        for (int lane = 0; lane < L; ++lane)
+          z[i * spread_ * L + lane] = rows_.x[lane][i] * taper_[i];
     }
     std::memset(z + used_ * spread_ * L, 0,
                 size_t(2 * plan_.points - used_ * spread_) * L * sizeof(T));
     if (spread_ == 2)
       for (int64_t i = 0; i < used_; ++i) store(z + (2 * i + 1) * L, Vec<T>{});
-    fft(z, plan_);
+    fft(z, plan_, fetch);
   }
 
   // Samples t .. t + L - 1 of every row, of which the first `skip` are there already.
   void read_tile(T* z, int64_t t, int64_t skip) {
     Vec<T> tile[L];
 #pragma GCC unroll 16
-    for (int lane = 0; lane < L; ++lane) tile[lane] = load(row_[lane] + t);
+    for (int lane = 0; lane < L; ++lane) tile[lane] = load(rows_.x[lane] + t);
     transpose<T>(tile);
     if (skip == 0) {
 #pragma GCC unroll 16
@@ -216,31 +247,30 @@ class BandPowerKernel {
 
   void write_gradient(int64_t count, bool accumulate) {
     const T* z = work_.get();
-    for (int64_t t = 0; t < used_; t += L) {
-      const int64_t width = smaller(L, used_ - t);
-      Vec<T> tile[L] = {};
-      for (int64_t i = 0; i < width; ++i)
-        tile[i] = load(z + (t + i) * spread_ * L) * taper_[t + i];
-      transpose<T>(tile);
-      for (int64_t lane = 0; lane < count; ++lane) {
-        T* to = grad_row_[lane] + t;
-        if (accumulate) {
-          const T* from = reinterpret_cast<const T*>(&tile[lane]);
-          for (int64_t i = 0; i < width; ++i) to[i] += from[i];
-        } else if (width == L) {
-          store(to, tile[lane]);
-        } else {
-          std::memcpy(to, &tile[lane], size_t(width) * sizeof(T));
-        }
+    int64_t t = 0;
+    if (!accumulate) {
+      for (; t + L <= used_; t += L) {
+        Vec<T> tile[L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) tile[i] = load(z + (t + i) * spread_ * L) * taper_[t + i];
+        transpose<T>(tile);
+#pragma GCC unroll 16
+        for (int lane = 0; lane < L; ++lane)
+          if (lane < count) store(rows_.grad[lane] + t, tile[lane]);
       }
     }
+    for (; t < used_; ++t)
+      for (int64_t lane = 0; lane < count; ++lane) {
+        T& to = rows_.grad[lane][t];
+        to = (accumulate ? to : T(0)) + z[t * spread_ * L + lane] * taper_[t];
+      }
   }
 
   void zero_gap(int64_t count) {
     for (int64_t lane = 0; lane < count; ++lane) {
-      const bool last = window_[lane] + 1 == p_.windows;
-      const int64_t end = last ? p_.n_times - window_[lane] * p_.step : p_.step;
-      std::memset(grad_row_[lane] + used_, 0, size_t(end - used_) * sizeof(T));
+      const bool last = rows_.window[lane] + 1 == p_.windows;
+      const int64_t end = last ? p_.n_times - rows_.window[lane] * p_.step : p_.step;
+      std::memset(rows_.grad[lane] + used_, 0, size_t(end - used_) * sizeof(T));
     }
   }
 
@@ -250,9 +280,7 @@ class BandPowerKernel {
   const T* taper_;
   int64_t used_, spread_, lowest_, highest_ = 0;
   Scratch<T> work_, sums_, weights_;
-  const T* row_[L];
-  T* grad_row_[L];
-  int64_t window_[L];
+  Rows rows_, next_;
 };
 
 // Rows that make it worth waking another thread.
@@ -265,7 +293,8 @@ void forward(const BandPower& p, ParallelFor parallel_for) {
   const int64_t grain = kGrainSamples / (L * p.n_fft) + 1;
   parallel(parallel_for, (rows + L - 1) / L, grain, [&](int64_t begin, int64_t end) {
     BandPowerKernel<T> kernel(p);
-    for (int64_t g = begin; g < end; ++g) kernel.forward(g * L, smaller(L, rows - g * L));
+    for (int64_t g = begin; g < end; ++g)
+      kernel.forward(g * L, smaller(L, rows - g * L), smaller(g + 1, end - 1) * L);
   });
 }
 
@@ -277,7 +306,8 @@ void backward(const BandPower& p, ParallelFor parallel_for) {
     const int64_t grain = kGrainSamples / (L * p.n_fft) + 1;
     parallel(parallel_for, (rows + L - 1) / L, grain, [&](int64_t begin, int64_t end) {
       BandPowerKernel<T> kernel(p);
-      for (int64_t g = begin; g < end; ++g) kernel.backward(g * L, smaller(L, rows - g * L), false);
+      for (int64_t g = begin; g < end; ++g)
+        kernel.backward(g * L, smaller(L, rows - g * L), smaller(g + 1, end - 1) * L, false);
     });
     return;
   }
@@ -290,8 +320,9 @@ void backward(const BandPower& p, ParallelFor parallel_for) {
       const int64_t count = smaller(L, p.n_chans - chan);
       std::memset(static_cast<T*>(p.out) + (batch * p.n_chans + chan) * p.n_times, 0,
                   size_t(count * p.n_times) * sizeof(T));
+      const auto row = [&](int64_t w) { return (batch * p.windows + w) * p.n_chans + chan; };
       for (int64_t w = 0; w < p.windows; ++w)
-        kernel.backward((batch * p.windows + w) * p.n_chans + chan, count, true);
+        kernel.backward(row(w), count, row(smaller(w + 1, p.windows - 1)), true);
     }
   });
 }

@@ -33,11 +33,12 @@ struct Section {
 };
 
 // Filters count samples through S sections of NB bands; `stride` is kLanes, or -kLanes for reversed
-// time. Plain sections have zeros at +1 and -1: b = (1, 0, -1), their gain taken out.
-template <int S, int NB, bool Plain, class A>
-void filter_bands(const A* const* in, A* const* out, int64_t count, int64_t stride,
-                  const Section<A>* const* sections, Vec<A>* const* states) {
-  Vec<A> s1[NB][S], s2[NB][S];
+// time. Plain sections have zeros at +1 and -1: b = (1, 0, -1), their gain taken out. The result is
+// stored to out or, with Sum, only added to sums[band]: its sum and its sum of squares.
+template <int S, int NB, bool Plain, bool Sum, class A>
+void filter_bands(const A* const* in, A* const* out, Vec<A>* const* sums, int64_t count,
+                  int64_t stride, const Section<A>* const* sections, Vec<A>* const* states) {
+  Vec<A> s1[NB][S], s2[NB][S], sum[NB] = {}, square[NB] = {};
 #pragma GCC unroll 3
   for (int b = 0; b < NB; ++b)
 #pragma GCC unroll 3
@@ -64,28 +65,41 @@ void filter_bands(const A* const* in, A* const* out, int64_t count, int64_t stri
           v = y;
         }
       }
-      store(out[b] + t * stride, v);
+      if constexpr (Sum) {
+        sum[b] += v;
+        square[b] += v * v;
+      } else {
+        store(out[b] + t * stride, v);
+      }
     }
   }
 #pragma GCC unroll 3
-  for (int b = 0; b < NB; ++b)
+  for (int b = 0; b < NB; ++b) {
 #pragma GCC unroll 3
     for (int i = 0; i < S; ++i) {
       states[b][2 * i] = s1[b][i];
       states[b][2 * i + 1] = s2[b][i];
     }
+    if constexpr (Sum) {
+      sums[b][0] += sum[b];
+      sums[b][1] += square[b];
+    }
+  }
 }
 
 template <class A>
-using Filter = void (*)(const A* const*, A* const*, int64_t, int64_t, const Section<A>* const*,
-                        Vec<A>* const*);
+using Filter = void (*)(const A* const*, A* const*, Vec<A>* const*, int64_t, int64_t,
+                        const Section<A>* const*, Vec<A>* const*);
 
-template <class A, bool Plain>
+template <class A, bool Plain, bool Sum>
 Filter<A> filter_for(int64_t sections, int64_t bands) {
   static constexpr Filter<A> table[3][3] = {
-      {filter_bands<1, 1, Plain, A>, filter_bands<1, 2, Plain, A>, filter_bands<1, 3, Plain, A>},
-      {filter_bands<2, 1, Plain, A>, filter_bands<2, 2, Plain, A>, filter_bands<2, 3, Plain, A>},
-      {filter_bands<3, 1, Plain, A>, filter_bands<3, 2, Plain, A>, filter_bands<3, 3, Plain, A>}};
+      {filter_bands<1, 1, Plain, Sum, A>, filter_bands<1, 2, Plain, Sum, A>,
+       filter_bands<1, 3, Plain, Sum, A>},
+      {filter_bands<2, 1, Plain, Sum, A>, filter_bands<2, 2, Plain, Sum, A>,
+       filter_bands<2, 3, Plain, Sum, A>},
+      {filter_bands<3, 1, Plain, Sum, A>, filter_bands<3, 2, Plain, Sum, A>,
+       filter_bands<3, 3, Plain, Sum, A>}};
   return table[sections - 1][bands - 1];
 }
 
@@ -115,20 +129,28 @@ class Bank {
     }
   }
 
-  // All bands of the bank, three at a time, through all sections, three at a time.
-  void filter(const A* const* in, A* const* out, int64_t count, int64_t stride, Vec<A>* states) {
-    for (int64_t b = 0; b < size; b += 3) {
-      const int64_t bands = smaller(3, size - b);
+  // All bands of the bank, up to three at a time and as evenly as can be, through all sections, up to
+  // three at a time. With sums (two vectors a band) the result goes there and out is scratch.
+  void filter(const A* const* in, A* const* out, Vec<A>* sums, int64_t count, int64_t stride,
+              Vec<A>* states) {
+    const int64_t chunks = (size + 2) / 3, chunk = (size + chunks - 1) / chunks;
+    for (int64_t b = 0; b < size; b += chunk) {
+      const int64_t bands = smaller(chunk, size - b);
       for (int64_t s = 0; s < n_sections; s += 3) {
         const int64_t sections = smaller(3, n_sections - s);
         const Section<A>* coefficients[3];
-        Vec<A>* state[3];
+        Vec<A>*state[3], *sum[3];
         for (int64_t i = 0; i < bands; ++i) {
           coefficients[i] = &sections_[(b + i) * n_sections + s];
           state[i] = states + 2 * ((b + i) * n_sections + s);
+          sum[i] = sums + 2 * (b + i);
         }
-        (plain ? filter_for<A, true>(sections, bands) : filter_for<A, false>(sections, bands))(
-            s ? out + b : in + b, out + b, count, stride, coefficients, state);
+        const bool to_sums = sums && s + sections == n_sections;
+        const Filter<A> run =
+            to_sums ? (plain ? filter_for<A, true, true> : filter_for<A, false, true>)(sections, bands)
+                    : (plain ? filter_for<A, true, false>
+                             : filter_for<A, false, false>)(sections, bands);
+        run(s ? out + b : in + b, out + b, sum, count, stride, coefficients, state);
       }
     }
   }
@@ -146,6 +168,23 @@ class Bank {
   Scratch<double> gains_;
   Scratch<int64_t> index_;
 };
+
+// kLanes<A> elements of another type, converted.
+template <class A, class T>
+inline Vec<A> load_as(const T* from) {
+  typedef T Narrow __attribute__((vector_size(kLanes<A> * sizeof(T))));
+  Narrow v;
+  std::memcpy(&v, from, sizeof v);
+  return __builtin_convertvector(v, Vec<A>);
+}
+
+template <class A>
+inline void add_in_double(double* to, Vec<A> v) {
+  A lanes[kLanes<A>];
+  store(lanes, v);
+  for (int i = 0; i < kLanes<A>; i += kLanes<double>)
+    store(to + i, load(to + i) + load_as<double>(lanes + i));
+}
 
 template <class A>
 inline void restart_unless_finite(Vec<A>* states, int64_t count) {
@@ -166,6 +205,7 @@ class Channels {
         tile_(kTile * L),
         filtered_(bank.size * kTile * L),
         states_(bank.states()),
+        tile_sums_(2 * bank.size),
         sums_(ring_ * 2 * bank.size * L),
         starts_(ring_),
         in_(bank.size),
@@ -178,12 +218,11 @@ class Channels {
     for (int64_t t = 0; t < end_; t += kTile) {
       const int64_t count = smaller(kTile, end_ - t);
       read_tile(t, count);
-      filter_tile(t, count, [this](int64_t a, int64_t b) { add_sums(a, b); },
-                  [this](int64_t edge) {
-                    close_segment(edge, [this](int64_t window, const double* sums) {
-                      write_variance(window, sums);
-                    });
-                  });
+      filter_tile<true>(t, count, [this](int64_t edge) {
+        close_segment(edge, [this](int64_t window, const double* sums) {
+          write_variance(window, sums);
+        });
+      });
     }
   }
 
@@ -198,13 +237,12 @@ class Channels {
       const int64_t t = i * kTile, count = smaller(kTile, end_ - t);
       copy_states(&kept[i * bank_.states()], states_.get());
       read_tile(t, count);
-      filter_tile(t, count, [this](int64_t a, int64_t b) { add_sums(a, b); },
-                  [&](int64_t edge) {
-                    close_segment(edge, [&](int64_t window, const double* sums) {
-                      for (int64_t i = 0; i < bank_.size * L; ++i)
-                        means[window * bank_.size * L + i] = A(sums[i] / double(p_.window));
-                    });
-                  });
+      filter_tile<true>(t, count, [&](int64_t edge) {
+        close_segment(edge, [&](int64_t window, const double* sums) {
+          for (int64_t i = 0; i < bank_.size * L; ++i)
+            means[window * bank_.size * L + i] = A(sums[i] / double(p_.window));
+        });
+      });
     }
 
     Scratch<Vec<A>> adjoint(bank_.states());
@@ -213,7 +251,7 @@ class Channels {
       const int64_t t = i * kTile, count = smaller(kTile, end_ - t);
       copy_states(states_.get(), &kept[i * bank_.states()]);
       read_tile(t, count);
-      filter_tile(t, count, [](int64_t, int64_t) {}, [](int64_t) {});
+      filter_tile<false>(t, count, [](int64_t) {});
       // From the tile's last segment to its first.
       for (int64_t b = t + count; b > t;) {
         if (is_edge(b)) restart_unless_finite<A>(adjoint.get(), bank_.states());
@@ -224,7 +262,7 @@ class Channels {
           out_[band] = &filtered_[(band * kTile + b - t - 1) * L];
           in_[band] = out_[band];
         }
-        bank_.filter(in_.get(), out_.get(), b - a, -L, adjoint.get());
+        bank_.filter(in_.get(), out_.get(), nullptr, b - a, -L, adjoint.get());
         b = a;
       }
       add_to_gradient(t, count);
@@ -256,9 +294,7 @@ class Channels {
       Vec<A> block[L];
 #pragma GCC unroll 16
       for (int lane = 0; lane < L; ++lane) {
-        T samples[L];
-        std::memcpy(samples, row[lane] + i, sizeof samples);
-        for (int j = 0; j < L; ++j) block[lane][j] = A(samples[j]);
+        block[lane] = load_as<A>(row[lane] + i);
       }
       transpose<A>(block);
 #pragma GCC unroll 16
@@ -289,18 +325,20 @@ class Channels {
     return edge;
   }
 
-  // Filters the tile at time t piece by piece: `piece` gets the range within the tile, `edge` the
-  // time of each segment edge after the state restarts.
-  template <class Piece, class Edge>
-  void filter_tile(int64_t t, int64_t count, const Piece& piece, const Edge& edge) {
+  // Filters the tile at time t, into the open segment's sums or into filtered_; calls edge with the
+  // time of each segment edge in it, after the state restarted there.
+  template <bool Sum, class Edge>
+  void filter_tile(int64_t t, int64_t count, const Edge& edge) {
     for (int64_t a = 0; a < count;) {
       const int64_t next = next_edge(t + a), b = smaller(next - t, count);
       for (int64_t band = 0; band < bank_.size; ++band) {
         in_[band] = &tile_[a * L];
         out_[band] = &filtered_[(band * kTile + a) * L];
+        tile_sums_[2 * band] = tile_sums_[2 * band + 1] = Vec<A>{};
       }
-      bank_.filter(in_.get(), out_.get(), b - a, L, states_.get());
-      piece(a, b);
+      bank_.filter(in_.get(), out_.get(), Sum ? tile_sums_.get() : nullptr, b - a, L,
+                   states_.get());
+      if (Sum) add_sums();
       if (t + b == next) {
         restart_unless_finite<A>(states_.get(), bank_.states());
         edge(next);
@@ -321,31 +359,11 @@ class Channels {
     segment_ = 0;
     open_segment(0);
   }
-  void add_sums(int64_t a, int64_t b) {
+  void add_sums() {
     double* sums = segment_sums(segment_);
     for (int64_t band = 0; band < bank_.size; ++band) {
-      const A* y = &filtered_[band * kTile * L];
-      Vec<A> sum[2] = {}, square[2] = {};
-      int64_t t = a;
-      for (; t + 2 <= b; t += 2) {
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) {
-          const Vec<A> v = load(y + (t + i) * L);
-          sum[i] += v;
-          square[i] += v * v;
-        }
-      }
-      if (t < b) {
-        const Vec<A> v = load(y + t * L);
-        sum[0] += v;
-        square[0] += v * v;
-      }
-      sum[0] += sum[1];
-      square[0] += square[1];
-      for (int lane = 0; lane < L; ++lane) {
-        sums[band * L + lane] += double(sum[0][lane]);
-        sums[(bank_.size + band) * L + lane] += double(square[0][lane]);
-      }
+      add_in_double<A>(sums + band * L, tile_sums_[2 * band]);
+      add_in_double<A>(sums + (bank_.size + band) * L, tile_sums_[2 * band + 1]);
     }
   }
   // Ends the open segment at `edge`; hands the sums of the window that ends there, if one does.
@@ -425,7 +443,7 @@ class Channels {
   Bank<A>& bank_;
   const int64_t end_, ring_;  // end of the last window; capacity of the segment ring
   Scratch<A> tile_, filtered_;
-  Scratch<Vec<A>> states_;
+  Scratch<Vec<A>> states_, tile_sums_;
   Scratch<double> sums_;
   Scratch<int64_t> starts_;
   Scratch<const A*> in_;

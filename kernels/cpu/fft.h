@@ -99,7 +99,7 @@ inline void butterfly_odd(Complex<T>* a, Complex<T>* scratch, int64_t runtime_ra
 
 // One butterfly at z: `radix` points `span` apart, with the twiddles of one j (null: all one).
 template <int P, bool Adjoint, class T>
-inline void butterfly(T* z, const FftStage<T>& stage, const T* twiddle, Complex<T>* wide) {
+[[gnu::always_inline]] inline void butterfly(T* z, const FftStage<T>& stage, const T* twiddle, Complex<T>* wide) {
   constexpr int L = kLanes<T>, re = Adjoint ? L : 0, im = Adjoint ? 0 : L;
   const int64_t radix = P ? P : stage.radix, distance = 2 * L * stage.span;
   Complex<T> narrow[P ? 2 * P : 1];
@@ -121,42 +121,48 @@ inline void butterfly(T* z, const FftStage<T>& stage, const T* twiddle, Complex<
   }
 }
 
-template <int P, bool Adjoint, class T>
-void run_stage(T* z, const FftStage<T>& stage) {
+// `between` is called once per butterfly: work for idle load units.
+template <int P, bool Adjoint, class T, class Between>
+void run_stage(T* z, const FftStage<T>& stage, Between& between) {
   constexpr int L = kLanes<T>;
   Scratch<Complex<T>> wide(P ? 0 : 2 * stage.radix);  // empty for the unrolled radices
   const int64_t radix = P ? P : stage.radix;
   for (int64_t block = 0; block < stage.blocks; ++block) {
     T* base = z + block * radix * stage.span * 2 * L;
     butterfly<P, Adjoint>(base, stage, static_cast<const T*>(nullptr), wide.get());
-    for (int64_t j = 1; j < stage.span; ++j)
+    between();
+    for (int64_t j = 1; j < stage.span; ++j) {
       butterfly<P, Adjoint>(base + j * 2 * L, stage, stage.twiddles + j * 2 * (radix - 1),
                             wide.get());
+      between();
+    }
   }
 }
 
-template <bool Adjoint, class T>
-void run_stage_of_any_radix(T* z, const FftStage<T>& stage) {
+template <bool Adjoint, class T, class Between>
+void run_stage_of_any_radix(T* z, const FftStage<T>& stage, Between& between) {
   switch (stage.radix) {
-    case 2: return run_stage<2, Adjoint>(z, stage);
-    case 3: return run_stage<3, Adjoint>(z, stage);
-    case 4: return run_stage<4, Adjoint>(z, stage);
-    case 5: return run_stage<5, Adjoint>(z, stage);
-    case 8: return run_stage<8, Adjoint>(z, stage);
-    default: return run_stage<0, Adjoint>(z, stage);
+    case 2: return run_stage<2, Adjoint>(z, stage, between);
+    case 3: return run_stage<3, Adjoint>(z, stage, between);
+    case 4: return run_stage<4, Adjoint>(z, stage, between);
+    case 5: return run_stage<5, Adjoint>(z, stage, between);
+    case 8: return run_stage<8, Adjoint>(z, stage, between);
+    default: return run_stage<0, Adjoint>(z, stage, between);
   }
 }
 
 // In place; output k is left at point plan.position[k].
-template <class T>
-void fft(T* z, const FftPlan<T>& plan) {
-  for (int64_t s = 0; s < plan.n_stages; ++s) run_stage_of_any_radix<false>(z, plan.stages[s]);
+template <class T, class Between>
+void fft(T* z, const FftPlan<T>& plan, Between between) {
+  for (int64_t s = 0; s < plan.n_stages; ++s)
+    run_stage_of_any_radix<false>(z, plan.stages[s], between);
 }
 
 // The conjugate transpose: takes point plan.position[k] for input k, leaves natural order.
-template <class T>
-void fft_adjoint(T* z, const FftPlan<T>& plan) {
-  for (int64_t s = plan.n_stages; s-- > 0;) run_stage_of_any_radix<true>(z, plan.stages[s]);
+template <class T, class Between>
+void fft_adjoint(T* z, const FftPlan<T>& plan, Between between) {
+  for (int64_t s = plan.n_stages; s-- > 0;)
+    run_stage_of_any_radix<true>(z, plan.stages[s], between);
 }
 
 }  // namespace eegfast::EEGFAST_ISA

@@ -70,6 +70,7 @@ std::unique_ptr<OwningPlan<T>> make_plan(int64_t n_fft) {
       plan->position_table[k] += k / weight % radix * span;
     plan->stage_table.push_back(
         {radix, span, plan->points / size, twiddles.data(), roots.data()});
+    plan->butterflies += plan->points / radix;
     size = span;
     weight *= radix;
   }

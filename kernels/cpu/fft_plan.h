@@ -23,6 +23,7 @@ struct FftPlan {
   bool packed;
   int64_t points;  // n_fft / 2 if packed, else n_fft
   int64_t n_stages;
+  int64_t butterflies;  // of all stages together
   const FftStage<T>* stages;
   const int64_t* position;  // where output k lies after the last stage
   const T* unpack;          // packed: (cos, sin) of -2 pi k / n_fft, k <= points

@@ -118,6 +118,7 @@ def test_verdict_compares_like_with_like(gap, expected):
             "features": features,
             "accuracy": accuracy,
             "confusion": [[2, 2], [2, 2]],
+            "subjects": {"x": {"accuracy": accuracy}, "y": {"accuracy": accuracy}},
         }
 
     models = [
@@ -129,7 +130,8 @@ def test_verdict_compares_like_with_like(gap, expected):
     ]
     first, second = facts.verdict(models, "Net", "Base", "f", "b")
     assert first.startswith(f"With b, Net {expected} the base")
-    assert f"{0.5 + gap:.2f} against 0.50" in first and f"({8 * gap:+.0f} of 8)" in first
+    assert f"{0.5 + gap:.2f} against 0.50" in first and f"({8 * gap:+.0f} of 8;" in first
+    assert f"{gap:+.2f} to {gap:+.2f}" in first
     assert second.startswith("With a, Net reaches")
 
 

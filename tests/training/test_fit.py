@@ -132,6 +132,30 @@ def test_the_optimizer_is_the_published_one():
     assert module.loss.label_smoothing == 0.1
 
 
+def test_feature_offset_is_constant_over_windows_and_only_in_training():
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            seen.append((self.training, x.detach().clone()))
+            return self.scale * x.mean((1, 2))
+
+    x = np.zeros((64, 5, 3, 2), np.float32)
+    options = TrainingOptions(
+        max_epochs=1, batch_size=64, feature_offset=2.0, accelerator="cpu", balance_classes=False
+    )
+    fit(Spy(), x, np.arange(64) % 2, n_outputs=2, options=options, validation=(x, x[:, 0, 0, 0]))
+    training = [batch for train, batch in seen if train]
+    assert len(training) == 1 and all(not batch.any() for train, batch in seen if not train)
+    assert torch.equal(training[0], training[0][:, :1].expand_as(training[0]))
+    assert float(training[0].std()) == pytest.approx(2.0, rel=0.15)
+    assert len(training[0][:, 0].unique()) == 64 * 6
+
+
 def test_balanced_class_weights():
     weights = balanced_class_weights(torch.tensor([0, 0, 0, 1]), 2)
     assert weights.tolist() == pytest.approx([4 / 6, 2.0])
