@@ -145,15 +145,15 @@ class ResAttentioNet(nn.Module):
     **Order of the features.** A window enters the first convolution as one vector. Features given
     as ``(N, windows, n_chans, n_bands)`` are flattened band-major: all electrodes of the first
     band, then all of the second (index ``band * n_chans + electrode``). That is what a plain
-    reshape of the stored SEED-VII arrays (window, band, channel) gives. Features given already flat,
-    ``(N, windows, n_chans * n_bands)``, are taken as they come and should be in that order when
-    weights are shared. A network trained from scratch does not care, saved weights do.
+    reshape of the stored SEED-VII arrays (window, band, channel) gives. Features given already
+    flat, ``(N, windows, n_chans * n_bands)``, are taken as they come and should be in that order
+    when weights are shared. A network trained from scratch does not care, saved weights do.
 
     **Where paper and code differ**, the code is followed. The paper's equation (3) uses the raw
-    query, the code projects it. The paper puts a dropout before the first fully connected layer, the
-    code puts it before the attention. The softmax of the paper lives inside the loss: the output is
-    logits. With 60 windows only two time steps reach the attention, with up to 32 windows only
-    one, over which the attention is then trivially 1.
+    query, the code projects it. The paper puts a dropout before the first fully connected layer,
+    the code puts it before the attention. The softmax of the paper lives inside the loss: the
+    output is logits. With 60 windows only two time steps reach the attention, with up to 32 windows
+    only one, over which the attention is then trivially 1.
 
     The published accuracies come from one split of three test subjects, all of whom saw the
     clips of the training subjects; trials shorter than 60 windows were zero-padded, which tells
@@ -211,8 +211,8 @@ class ResAttentioNet(nn.Module):
             x = x.transpose(2, 3).flatten(2)
         elif x.dim() != 3 or x.shape[2] != self.n_chans * self.n_bands:
             raise ValueError(
-                f"ResAttentioNet: expected features (N, windows, {self.n_chans}, {self.n_bands}) or "
-                f"(N, windows, {self.n_chans * self.n_bands}), got {tuple(x.shape)}"
+                f"ResAttentioNet: expected features (N, windows, {self.n_chans}, {self.n_bands}) "
+                f"or (N, windows, {self.n_chans * self.n_bands}), got {tuple(x.shape)}"
             )
         expected = x.shape[1] if self.n_windows is None else self.n_windows
         if x.shape[1] != expected or x.shape[1] == 0:

@@ -82,7 +82,9 @@ def check_split(
         if column.shape != (n,):
             raise ValueError(f"check_split: {name}s have shape {column.shape}, expected ({n},)")
         if any(value is None or value != value for value in column):
-            raise ValueError(f"check_split: some samples have no {name}, so no split can be checked")
+            raise ValueError(
+                f"check_split: some samples have no {name}, so no split can be checked"
+            )
         shared = sorted({str(value) for value in column[train]} & {str(v) for v in column[test]})
         if shared:
             listed = ", ".join(shared[:10]) + (", ..." if len(shared) > 10 else "")

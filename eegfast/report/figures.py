@@ -185,12 +185,15 @@ def learning_curves(
     panels = figure.subplots(1, 2)
     sides = {"train": (BLUE, "training subjects"), "val": (ORANGE, "validation subjects")}
     for axis, kind, label in zip(
-        panels, ("loss", "accuracy"), ("cross-entropy (nats)", "accuracy (share of sequences)"),
+        panels,
+        ("loss", "accuracy"),
+        ("cross-entropy (nats)", "accuracy (share of sequences)"),
         strict=True,
     ):
         for side, (colour, name) in sides.items():
-            curves = [history[f"{side}_{kind}"] for history in histories
-                      if f"{side}_{kind}" in history]
+            curves = [
+                history[f"{side}_{kind}"] for history in histories if f"{side}_{kind}" in history
+            ]
             if not curves:
                 continue
             for curve in curves:
@@ -236,7 +239,7 @@ def confusion_matrices(
         axis.set_axis_off()
     for axis, model in zip(axes, models, strict=False):
         counts = np.asarray(model["confusion"])
-        names = [str(n) for n in class_names] if class_names else [str(i) for i in range(len(counts))]
+        names = [str(name) for name in class_names or range(len(counts))]
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axis.imshow(share, cmap="Blues", vmin=0, vmax=1.15)
         for (i, j), count in np.ndenumerate(counts):
@@ -297,7 +300,11 @@ def accuracy_per_subject(
         if chance is not None:
             axis.axhline(chance, color=INK, lw=1, ls="--")
             axis.text(
-                1.005, chance, "chance", transform=axis.get_yaxis_transform(), va="center",
+                1.005,
+                chance,
+                "chance",
+                transform=axis.get_yaxis_transform(),
+                va="center",
                 fontsize=7.5,
             )
     axes[-1].set_xlabel("subject (sorted by accuracy)")
@@ -305,8 +312,8 @@ def accuracy_per_subject(
 
 
 @_as_image
-def null_histograms(models: Sequence[Mapping[str, Any]]) -> Figure:
-    """Where accuracy lies when labels are permuted within subjects, and where it really is.
+def null_curves(models: Sequence[Mapping[str, Any]]) -> Figure:
+    """Share of label permutations at least as accurate as each accuracy, and what was reached.
 
     Parameters
     ----------
@@ -321,26 +328,30 @@ def null_histograms(models: Sequence[Mapping[str, Any]]) -> Figure:
     columns = min(len(models), 3)
     rows = -(-len(models) // columns)
     figure = Figure(figsize=(2.9 * columns, 2.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     colours = {"refit": BLUE, "swap": ORANGE}
     for axis in axes[len(models) :]:
         axis.set_axis_off()
     for axis, model in zip(axes, models, strict=False):
         for null in model["nulls"]:
-            shares = np.asarray(null["counts"]) / np.sum(null["counts"])
-            axis.plot(
-                null["levels"], shares, "o-", ms=3, lw=1.1,
-                color=colours.get(null["kind"], GREY), label=f"{null['kind']} null",
+            counts = np.asarray(null["counts"])
+            at_least = counts[::-1].cumsum()[::-1] / counts.sum()
+            axis.step(
+                [0, *null["levels"], 1.02],
+                [1, *at_least, 0],
+                where="pre",
+                lw=1.5,
+                color=colours.get(null["kind"], GREY),
+                label=f"{null['kind']} null",
             )
         axis.axvline(model["accuracy"], color=INK, lw=1.8, label="reached")
         axis.set_xlim(0, 1.02)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.03)
         axis.set_title(model_label(model), fontsize=8)
         axis.set_xlabel("accuracy (share of recordings)")
-        axis.xaxis.set_tick_params(labelbottom=True)
-        axis.legend(fontsize=7, loc="upper left", handlelength=1.2)
+        axis.legend(fontsize=7, loc="lower left", handlelength=1.2)
     for axis in axes[::columns]:
-        axis.set_ylabel("share of permutations")
+        axis.set_ylabel("share of permutations\nat least as accurate")
     return figure
 
 
@@ -364,8 +375,14 @@ def speed_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     low = medians - [row["low_ms"] for row in rows]
     high = [row["high_ms"] for row in rows] - medians
     colours = [BLUE, *[GREY] * (len(rows) - 1)]
-    axis.barh(range(len(rows)), medians, xerr=[low, high], color=colours, height=0.62,
-              error_kw={"lw": 1, "capsize": 3, "ecolor": INK})
+    axis.barh(
+        range(len(rows)),
+        medians,
+        xerr=[low, high],
+        color=colours,
+        height=0.62,
+        error_kw={"lw": 1, "capsize": 3, "ecolor": INK},
+    )
     for y, (value, upper) in enumerate(zip(medians, high, strict=True)):
         axis.text(value + upper, y, f"  {value:.2f} ms", va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [row["label"] for row in rows])

@@ -113,7 +113,8 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> ReportFiles:
             ``unit``, ``conditions`` ({name: (n_chans, n_bands)}), first and second are subtracted.
         ``speed`` : dict
             ``what``, ``shape``, ``kernel`` (bool), ``rows`` (list of {``label``, ``median_ms``,
-            ``low_ms``, ``high_ms``}), ``ratio``, ``max_error``, ``tolerance``, ``threads``, ``runs``.
+            ``low_ms``, ``high_ms``}), ``ratio``, ``max_error``, ``tolerance``, ``threads``,
+            ``runs``.
         ``notes`` : list of {``title``, ``text``}
         ``provenance``, ``options`` : dict of str to value
         ``explain`` : str

@@ -44,7 +44,7 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
         ],
     }
     if any(model.get("nulls") for model in models):
-        made["nulls"] = figures.null_histograms([m for m in models if m.get("nulls")])
+        made["nulls"] = figures.null_curves([m for m in models if m.get("nulls")])
     if results.get("topomaps"):
         made["topomaps"] = figures.topomaps(results["topomaps"])
     if results.get("speed"):

@@ -3,8 +3,8 @@
 
 An estimator has ``fit(features, labels, *, validation, seed)`` and ``predict_proba(features)``.
 Features are whole recordings ``(n_recordings, windows, n_chans, n_bands)``, already normalised;
-probabilities are per *unit* of a recording, ``(n_recordings, n_units, n_outputs)``: a window for the
-baseline, a sequence of windows for a network. ``history`` is the learning curve or ``None``.
+probabilities are per *unit* of a recording, ``(n_recordings, n_units, n_outputs)``: a window for
+the baseline, a sequence of windows for a network. ``history`` is the learning curve or ``None``.
 """
 
 from __future__ import annotations

@@ -199,8 +199,8 @@ def fit(
     Raises
     ------
     ValueError
-        If shapes disagree, samples are not finite, fewer than two samples are given, or ``patience``
-        is set without a validation side.
+        If shapes disagree, samples are not finite, fewer than two samples are given, or
+        ``patience`` is set without a validation side.
 
     Notes
     -----

@@ -6,8 +6,8 @@ under the null hypothesis a subject's recordings are exchangeable among themselv
 of different subjects are not. Shuffling windows, or labels across subjects, would break the
 dependence between the windows of a recording and give a null far too narrow.
 
-* :func:`refit_null` permutes, then runs the whole cross-validation again. This is the right null for
-  "the procedure finds nothing", since training labels carry the permutation too.
+* :func:`refit_null` permutes, then runs the whole cross-validation again. This is the right null
+  for "the procedure finds nothing", since training labels carry the permutation too.
 * :func:`swap_null` keeps the trained models and permutes the labels their out-of-fold answers are
   compared with. Within one fold it is exact given the trained model, as no test subject
   was trained on. Across folds it ignores that each model was trained on the others' test labels,
@@ -70,9 +70,7 @@ class NullResult:
         }
 
 
-def permute_within(
-    labels: ArrayLike, groups: ArrayLike, rng: np.random.Generator
-) -> np.ndarray:
+def permute_within(labels: ArrayLike, groups: ArrayLike, rng: np.random.Generator) -> np.ndarray:
     """Permute labels among the samples of each group.
 
     Parameters

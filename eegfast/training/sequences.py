@@ -21,9 +21,9 @@ def cut_sequences(
     step : int, optional
         Windows between the starts of neighbours; default ``length`` (no overlap).
     pad : bool
-        Recordings shorter than ``length`` are filled up with zeros at their end, as ResAttentioNet's
-        authors do, instead of being refused. Where recordings of different classes differ in
-        length, the zeros tell the class.
+        Recordings shorter than ``length`` are filled up with zeros at their end, as
+        ResAttentioNet's authors do, instead of being refused. Where recordings of different classes
+        differ in length, the zeros tell the class.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Variance per window behind a bank of recursive filters (formula: eegfast/bandpass_power.h).
 //
-// One SIMD lane is one channel; a task is (batch, kLanes channels). Tiles of kTile samples are read
+// One SIMD lane is one channel; a task is (batch, one vector of channels). Tiles of kTile samples are read
 // along the rows and transposed, then pass through every band's cascade of biquads in transposed
 // direct form II; several bands are interleaved to hide the latency of the recurrence.
 //
@@ -25,7 +25,7 @@ namespace eegfast::EEGFAST_ISA {
 namespace {
 
 constexpr int64_t kTile = 64;
-constexpr double kNarrow = 0.05;
+constexpr double kNarrow = 0.03;
 
 template <class A>
 struct Section {
@@ -191,7 +191,29 @@ inline void restart_unless_finite(Vec<A>* states, int64_t count) {
   for (int64_t i = 0; i < count; ++i) states[i] = (states[i] - states[i] == 0) ? states[i] : Vec<A>{};
 }
 
-// One task's channels, in signal type T and filter type A.
+// Samples t .. t + count - 1 of `lanes` <= kLanes<T> channels from `chan` on, transposed.
+template <class T>
+void read_tile(const BandpassPower& p, int64_t batch, int64_t chan, int64_t lanes, int64_t t,
+               int64_t count, T* tile) {
+  constexpr int L = kLanes<T>;
+  const T* row[L];
+  for (int64_t lane = 0; lane < L; ++lane)
+    row[lane] = static_cast<const T*>(p.x) + batch * p.stride_batch +
+                (chan + smaller(lane, lanes - 1)) * p.stride_chan + t;
+  int64_t i = 0;
+  for (; i + L <= count; i += L) {
+    Vec<T> block[L];
+#pragma GCC unroll 16
+    for (int lane = 0; lane < L; ++lane) block[lane] = load(row[lane] + i);
+    transpose<T>(block);
+#pragma GCC unroll 16
+    for (int j = 0; j < L; ++j) store(tile + (i + j) * L, block[j]);
+  }
+  for (; i < count; ++i)
+    for (int lane = 0; lane < L; ++lane) tile[i * L + lane] = row[lane][i];
+}
+
+// kLanes<A> channels in the filter type A, part of the kLanes<T> that a task reads together.
 template <class T, class A>
 class Channels {
  public:
@@ -211,32 +233,38 @@ class Channels {
         in_(bank.size),
         out_(bank.size) {}
 
-  void forward(int64_t batch, int64_t chan) {
-    select(batch, chan);
+  // Starts over with channels chan .. chan + lanes - 1; lanes may be none.
+  void start(int64_t batch, int64_t chan, int64_t lanes) {
+    batch_ = batch;
+    chan_ = chan;
+    lanes_ = lanes;
     clear_states(states_.get());
     begin_sums();
-    for (int64_t t = 0; t < end_; t += kTile) {
-      const int64_t count = smaller(kTile, end_ - t);
-      read_tile(t, count);
-      filter_tile<true>(t, count, [this](int64_t edge) {
-        close_segment(edge, [this](int64_t window, const double* sums) {
-          write_variance(window, sums);
-        });
-      });
-    }
   }
 
-  void backward(int64_t batch, int64_t chan) {
-    select(batch, chan);
+  // The next tile; `shared` holds kLanes<T> channels, ours from lane `part` * L on.
+  void forward(int64_t t, int64_t count, const T* shared, int part) {
+    if (lanes_ <= 0) return;
+    take_tile(count, shared, part);
+    filter_tile<true>(t, count, [this](int64_t edge) {
+      close_segment(edge, [this](int64_t window, const double* sums) {
+        write_variance(window, sums);
+      });
+    });
+  }
+
+  // The gradient for the channels given to start(), which are ours from lane `part` * L on of those
+  // that read(t, count) transposes.
+  template <class Read>
+  void backward(const Read& read, int part) {
+    if (lanes_ <= 0) return;
     const int64_t tiles = (end_ + kTile - 1) / kTile;
     Scratch<Vec<A>> kept(tiles * bank_.states());
     Scratch<A> means(p_.windows * bank_.size * L);
-    clear_states(states_.get());
-    begin_sums();
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t t = i * kTile, count = smaller(kTile, end_ - t);
       copy_states(&kept[i * bank_.states()], states_.get());
-      read_tile(t, count);
+      take_tile(count, read(t, count), part);
       filter_tile<true>(t, count, [&](int64_t edge) {
         close_segment(edge, [&](int64_t window, const double* sums) {
           for (int64_t i = 0; i < bank_.size * L; ++i)
@@ -250,7 +278,7 @@ class Channels {
     for (int64_t i = tiles; i-- > 0;) {
       const int64_t t = i * kTile, count = smaller(kTile, end_ - t);
       copy_states(states_.get(), &kept[i * bank_.states()]);
-      read_tile(t, count);
+      take_tile(count, read(t, count), part);
       filter_tile<false>(t, count, [](int64_t) {});
       // From the tile's last segment to its first.
       for (int64_t b = t + count; b > t;) {
@@ -270,10 +298,9 @@ class Channels {
   }
 
  private:
-  void select(int64_t batch, int64_t chan) {
-    batch_ = batch;
-    chan_ = chan;
-    lanes_ = smaller(L, p_.n_chans - chan);
+  void take_tile(int64_t count, const T* shared, int part) {
+    for (int64_t i = 0; i < count; ++i)
+      store(&tile_[i * L], load_as<A>(shared + i * kLanes<T> + part * L));
   }
 
   void clear_states(Vec<A>* states) {
@@ -281,27 +308,6 @@ class Channels {
   }
   void copy_states(Vec<A>* to, const Vec<A>* from) {
     for (int64_t i = 0; i < bank_.states(); ++i) to[i] = from[i];
-  }
-
-  // Transposes samples t .. t + count - 1 of the task's channels into tile_.
-  void read_tile(int64_t t, int64_t count) {
-    const T* row[L];
-    for (int64_t lane = 0; lane < L; ++lane)
-      row[lane] = static_cast<const T*>(p_.x) + batch_ * p_.stride_batch +
-                  (chan_ + smaller(lane, lanes_ - 1)) * p_.stride_chan + t;
-    int64_t i = 0;
-    for (; i + L <= count; i += L) {
-      Vec<A> block[L];
-#pragma GCC unroll 16
-      for (int lane = 0; lane < L; ++lane) {
-        block[lane] = load_as<A>(row[lane] + i);
-      }
-      transpose<A>(block);
-#pragma GCC unroll 16
-      for (int j = 0; j < L; ++j) store(&tile_[(i + j) * L], block[j]);
-    }
-    for (; i < count; ++i)
-      for (int lane = 0; lane < L; ++lane) tile_[i * L + lane] = A(row[lane][i]);
   }
 
   bool is_edge(int64_t t) const {
@@ -459,34 +465,56 @@ bool is_narrow(const double* sos, int64_t n_sections) {
   return false;
 }
 
-template <class T, class A>
-void run(const BandpassPower& p, ParallelFor parallel_for, bool backward,
-         bool (*wanted)(const double*, int64_t)) {
-  Bank<A> bank(p, wanted);
-  if (bank.size == 0) return;
-  constexpr int64_t L = kLanes<A>;
-  const int64_t groups = (p.n_chans + L - 1) / L;
-  const int64_t grain = 8192 / (p.n_times * bank.size) + 1;
-  parallel(parallel_for, p.batch * groups, grain, [&](int64_t begin, int64_t end) {
-    Channels<T, A> channels(p, bank);
-    for (int64_t task = begin; task < end; ++task) {
-      if (backward)
-        channels.backward(task / groups, task % groups * L);
-      else
-        channels.forward(task / groups, task % groups * L);
+bool is_any(const double*, int64_t) { return true; }
+bool is_wide(const double* sos, int64_t n_sections) { return !is_narrow(sos, n_sections); }
+bool is_none(const double*, int64_t) { return false; }
+
+// Per task: the channels of one vector of T, their bands in the signal's type, and those that need
+// double in two halves.
+template <class T>
+void run(const BandpassPower& p, ParallelFor parallel_for, bool backward) {
+  if (p.windows == 0 || p.n_sections == 0) return;
+  constexpr bool mixed = sizeof(T) < sizeof(double);
+  Bank<T> own(p, mixed ? is_wide : is_any);
+  Bank<double> precise(p, mixed ? is_narrow : is_none);
+  constexpr int64_t L = kLanes<T>;
+  const int64_t groups = (p.n_chans + L - 1) / L, end = (p.windows - 1) * p.step + p.window;
+  const int64_t grain = 8192 / (p.n_times * p.bands + 1) + 1;
+  parallel(parallel_for, p.batch * groups, grain, [&](int64_t first, int64_t last) {
+    using Precise = Channels<T, double>;
+    Channels<T, T> channels(p, own);
+    Precise low(p, precise), high(p, precise);
+    Scratch<T> tile(kTile * L);
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t batch = task / groups, chan = task % groups * L;
+      const int64_t lanes = smaller(L, p.n_chans - chan);
+      const auto read = [&](int64_t t, int64_t count) {
+        read_tile<T>(p, batch, chan, lanes, t, count, tile.get());
+        return static_cast<const T*>(tile.get());
+      };
+      channels.start(batch, chan, own.size ? lanes : 0);
+      low.start(batch, chan, precise.size ? smaller(Precise::L, lanes) : 0);
+      high.start(batch, chan + Precise::L, precise.size ? lanes - Precise::L : 0);
+      if (backward) {
+        channels.backward(read, 0);
+        low.backward(read, 0);
+        high.backward(read, 1);
+        continue;
+      }
+      for (int64_t t = 0; t < end; t += kTile) {
+        const int64_t count = smaller(kTile, end - t);
+        read(t, count);
+        channels.forward(t, count, tile.get(), 0);
+        low.forward(t, count, tile.get(), 0);
+        high.forward(t, count, tile.get(), 1);
+      }
     }
   });
 }
 
 void run(const BandpassPower& p, ParallelFor parallel_for, bool backward) {
-  if (p.windows == 0 || p.n_sections == 0) return;
-  if (p.dtype == DType::kFloat64) {
-    run<double, double>(p, parallel_for, backward, [](const double*, int64_t) { return true; });
-    return;
-  }
-  run<float, double>(p, parallel_for, backward, is_narrow);
-  run<float, float>(p, parallel_for, backward,
-                    [](const double* sos, int64_t n) { return !is_narrow(sos, n); });
+  p.dtype == DType::kFloat32 ? run<float>(p, parallel_for, backward)
+                             : run<double>(p, parallel_for, backward);
 }
 
 }  // namespace

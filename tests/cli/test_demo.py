@@ -11,9 +11,9 @@ for package in ("lightning", "sklearn", "mne", "matplotlib", "jinja2"):
 
 from typer.testing import CliRunner  # noqa: E402
 
-from eegfast.cli import app  # noqa: E402
 from eegfast.cli import _demo_facts as facts  # noqa: E402
 from eegfast.cli import _demo_run as demo_run  # noqa: E402
+from eegfast.cli import app  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_results_hold_both_models_on_like_terms(finished):
             ("Logistic regression", "DE + LDS"),
             ("ResAttentioNet", "DE + LDS"),
         )
-        for normalization in ("training side", "per-subject z")
+        for normalization in ("training-side z", "per-subject z")
     ]
     for model in models:
         assert sorted(model["subjects"]) == ["01", "03", "04", "05", "08", "09"]
@@ -133,6 +133,11 @@ def test_verdict_compares_like_with_like(gap, expected):
     assert f"{0.5 + gap:.2f} against 0.50" in first and f"({8 * gap:+.0f} of 8;" in first
     assert f"{gap:+.2f} to {gap:+.2f}" in first
     assert second.startswith("With a, Net reaches")
+
+
+def test_only_what_beats_permuted_labels_is_said_to_show_something():
+    models = [{"nulls": [{"p_value": p}, {"p_value": 0.0}]} for p in (0.01, 0.05, 0.2)]
+    assert "2 of 3 rows" in " ".join(facts.shows(models))
 
 
 def test_calls_are_timed_in_turn():

@@ -38,11 +38,14 @@ def test_parameter_counts_of_the_parts():
 def test_shapes_at_each_stage():
     net = ResAttentioNet().eval()
     shapes = []
-    modules = [net.encoder.stem, net.encoder.pool, *net.encoder.stages, net.pooling, net.classifier]
+    encoder = net.encoder
+    modules = [encoder.stem, encoder.pool, *encoder.stages]
+    modules += [net.dropout, net.pooling, net.classifier]
     for module in modules:
         module.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape[1:])))
     net(torch.randn(2, 60, 62, 5))
-    assert shapes == [(16, 30), (16, 15), (16, 15), (32, 8), (64, 4), (128, 2), (128,), (3,)]
+    assert shapes[:6] == [(16, 30), (16, 15), (16, 15), (32, 8), (64, 4), (128, 2)]
+    assert shapes[6:] == [(2, 128), (128,), (3,)]
 
 
 @pytest.mark.parametrize("windows", [1, 2, 7, 14, 33, 61])
