@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# A CPU build of torch is enough; where pip would fetch CUDA packages, say e.g. TORCH="torch --index-url ...".
+export PATH := $(abspath $(BIN)):$(PATH)
+# A CPU build of torch is enough; where pip would fetch CUDA packages, give its index: TORCH="torch --index-url URL".
 TORCH ?= torch==2.13.0
 
 .PHONY: demo test bench lint clean

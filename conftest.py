@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Adds ``pytest --benchmark``: runs benchmarks/ instead of the tests and prints what it measured."""
+"""Adds ``pytest --benchmark``: runs benchmarks/, not the tests, and prints what it measured."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Builds eegfast._C: kernels/ by CMake into a static library, csrc/ around it for torch's stable ABI.
+"""Builds _C: kernels/ by CMake into a static library, csrc/ around it on torch's stable ABI.
 
 Environment
 -----------
 EEGFAST_BUILD=0        pure-Python install; the operators run on their PyTorch reference
-EEGFAST_CUDA=auto|1|0  CUDA kernels if nvcc is found (auto), always (1: no nvcc is an error), never (0)
+EEGFAST_CUDA=auto|1|0  CUDA kernels if nvcc is found, always (no nvcc is an error), never
 EEGFAST_CUDA_ARCHS     e.g. "80;90+PTX" (default; TORCH_CUDA_ARCH_LIST is read too)
 CUDACXX, CUDA_HOME     where nvcc is, if not on PATH
 MAX_JOBS               compilers at a time (default: all cores)
 
-Only torch's headers and libtorch_cpu are needed, never `import torch`, so an isolated build uses the
-torch of the environment it installs into. It fetches one as a build requirement if there is none.
+Only torch's headers and libtorch_cpu are needed, never `import torch`, so an isolated build uses
+the torch of the environment it installs into. If there is none, it is a build requirement.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def jobs() -> int:
 
 
 def find_torch() -> Path | None:
-    """Return torch's folder: visible to this interpreter, or in the environment behind isolation."""
+    """Return torch's folder, from this interpreter or the environment behind build isolation."""
     places = [None, [sysconfig.get_path("platlib"), sysconfig.get_path("purelib")]]
     for place in places:
         spec = PathFinder.find_spec("torch", place)
@@ -112,8 +112,8 @@ class BuildKernels(build_ext):
         torch = find_torch()
         if torch is None:
             raise SystemExit(
-                "eegfast: torch's headers were not found. Install torch >= 2.11 first and build with "
-                "`pip install . --no-build-isolation`, or plain `pip install .` to fetch one."
+                "eegfast: torch's headers were not found. Install torch >= 2.11 first and build "
+                "with `pip install . --no-build-isolation`, or plain `pip install .` to fetch one."
             )
         version = torch_version(torch)
         if tuple(map(int, version.split("+")[0].split(".")[:2])) < (2, 11):

@@ -3,7 +3,8 @@
 
 All contenders of a comparison take turns in one process (A B C A B C ...), so that a disturbance
 hits them alike; the ratio reported is the median of the ratios round by round. Ours runs twice in
-each round: where the two differ, the difference between any others is noise too.
+each round, both times after a rival, which leaves the caches as a rival does: where the two differ,
+the difference between any others is noise too.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Benchmark:
         self.rows: list[Row] = []
 
     def compile(self, function: Callable) -> Callable | None:
-        """Return torch.compile's version, or None in a smoke run, where compiling would take longest."""
+        """Return torch.compile's version, or None in a smoke run, which has no time for it."""
         if self.smoke:
             return None
         return torch.compile(function, dynamic=False, fullgraph=True)
@@ -121,7 +122,8 @@ class Benchmark:
         ``rival_error_limit`` (default: 100 times ours) only has to show that a rival computes the
         same thing.
         """
-        contenders = {"ours": ours, **{k: f for k, f in rivals.items() if f}, "ours again": ours}
+        first, *others = [(k, f) for k, f in rivals.items() if f]
+        contenders = dict([("ours", ours), first, ("ours again", ours), *others])
         measured = error(ours())
         assert measured <= error_limit, f"{name}: error {measured:.2g} > {error_limit:.2g}"
         for rival, function in contenders.items():
@@ -163,7 +165,9 @@ def environment() -> dict[str, object]:
 def cpu_model() -> str:
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

@@ -37,7 +37,7 @@ BandPower params(const Signal& x, const Tensor& taper, int64_t window, int64_t s
 Tensor band_power(const Tensor& x, const Tensor& taper, int64_t window, int64_t step, int64_t n_fft,
                   std::vector<int64_t> bins, double gain, bool log2) {
   const Signal signal = as_signal(x);
-  const Tensor flat_taper = torch::stable::contiguous(taper);
+  const Tensor flat_taper = as_contiguous(taper);
   BandPower p = params(signal, flat_taper, window, step, n_fft, bins, gain, log2);
   Tensor out = empty_like_shape(x, feature_shape(x, p.windows, p.bands));
   p.out = out.mutable_data_ptr();
@@ -49,8 +49,8 @@ Tensor band_power_backward(const Tensor& grad, const Tensor& x, const Tensor& ta
                            int64_t step, int64_t n_fft, std::vector<int64_t> bins, double gain,
                            bool log2) {
   const Signal signal = as_signal(x);
-  const Tensor flat_taper = torch::stable::contiguous(taper);
-  const Tensor flat_grad = torch::stable::contiguous(grad);
+  const Tensor flat_taper = as_contiguous(taper);
+  const Tensor flat_grad = as_contiguous(grad);
   BandPower p = params(signal, flat_taper, window, step, n_fft, bins, gain, log2);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   Tensor out = empty_like_shape(x, shape);

@@ -32,7 +32,7 @@ BandpassPower params(const Signal& x, const Tensor& sos, int64_t window, int64_t
 Tensor bandpass_power(const Tensor& x, const Tensor& sos, int64_t window, int64_t step,
                       int64_t ddof) {
   const Signal signal = as_signal(x);
-  const Tensor flat_sos = torch::stable::contiguous(sos);
+  const Tensor flat_sos = as_contiguous(sos);
   BandpassPower p = params(signal, flat_sos, window, step, ddof);
   Tensor out = empty_like_shape(x, feature_shape(x, p.windows, p.bands));
   p.out = out.mutable_data_ptr();
@@ -43,8 +43,8 @@ Tensor bandpass_power(const Tensor& x, const Tensor& sos, int64_t window, int64_
 Tensor bandpass_power_backward(const Tensor& grad, const Tensor& x, const Tensor& sos,
                                int64_t window, int64_t step, int64_t ddof) {
   const Signal signal = as_signal(x);
-  const Tensor flat_sos = torch::stable::contiguous(sos);
-  const Tensor flat_grad = torch::stable::contiguous(grad);
+  const Tensor flat_sos = as_contiguous(sos);
+  const Tensor flat_grad = as_contiguous(grad);
   BandpassPower p = params(signal, flat_sos, window, step, ddof);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   Tensor out = empty_like_shape(x, shape);

@@ -43,8 +43,8 @@ Tensor empty_series(const Tensor& y) {
 
 Tensor lds_smooth(const Tensor& y, std::optional<Tensor> prior, double q, double r, double p0,
                   bool causal) {
-  const Tensor flat = torch::stable::contiguous(y);
-  const Tensor flat_prior = prior ? torch::stable::contiguous(*prior) : flat;
+  const Tensor flat = as_contiguous(y);
+  const Tensor flat_prior = prior ? as_contiguous(*prior) : flat;
   LdsSmooth p = params(flat, causal);
   Tensor out = empty_contiguous(flat);
   if (out.numel() == 0) return out;
@@ -59,7 +59,7 @@ Tensor lds_smooth(const Tensor& y, std::optional<Tensor> prior, double q, double
 
 std::tuple<Tensor, Tensor> lds_smooth_backward(const Tensor& grad, double q, double r, double p0,
                                                bool causal, bool own_prior) {
-  const Tensor flat = torch::stable::contiguous(grad);
+  const Tensor flat = as_contiguous(grad);
   LdsSmooth p = params(flat, causal);
   Tensor out = empty_contiguous(flat), grad_prior = empty_series(flat);
   if (out.numel() == 0) return {out, torch::stable::fill_(grad_prior, 0)};
@@ -94,8 +94,8 @@ void check_launch(int error) {
 Tensor lds_smooth_on_cuda(const Tensor& y, std::optional<Tensor> prior, double q, double r,
                           double p0, bool causal) {
   const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
-  const Tensor flat = torch::stable::contiguous(y);
-  const Tensor flat_prior = prior ? torch::stable::contiguous(*prior) : flat;
+  const Tensor flat = as_contiguous(y);
+  const Tensor flat_prior = prior ? as_contiguous(*prior) : flat;
   LdsSmooth p = params(flat, causal);
   Tensor out = empty_contiguous(flat);
   if (out.numel() == 0) return out;
@@ -111,7 +111,7 @@ Tensor lds_smooth_on_cuda(const Tensor& y, std::optional<Tensor> prior, double q
 std::tuple<Tensor, Tensor> lds_smooth_backward_on_cuda(const Tensor& grad, double q, double r,
                                                        double p0, bool causal, bool own_prior) {
   const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
-  const Tensor flat = torch::stable::contiguous(grad);
+  const Tensor flat = as_contiguous(grad);
   LdsSmooth p = params(flat, causal);
   Tensor out = empty_contiguous(flat), grad_prior = empty_series(flat);
   if (out.numel() == 0) return {out, torch::stable::fill_(grad_prior, 0)};

@@ -14,8 +14,7 @@ STABLE_TORCH_LIBRARY(eegfast, m) {
   m.def(
       "bandpass_power_backward(Tensor grad, Tensor x, Tensor sos, int window, int step, int ddof) "
       "-> Tensor");
-  m.def(
-      "lds_smooth(Tensor y, Tensor? prior, float q, float r, float p0, bool causal) -> Tensor");
+  m.def("lds_smooth(Tensor y, Tensor? prior, float q, float r, float p0, bool causal) -> Tensor");
   m.def(
       "lds_smooth_backward(Tensor grad, float q, float r, float p0, bool causal, bool own_prior) "
       "-> (Tensor, Tensor)");

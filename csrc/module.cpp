@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The module eegfast._C. Importing it loads the library whose static initialisers register the torch
-// operators (library.cpp and the files beside it); its functions tell how it was built and what it
-// runs on. No tensor passes through here, and this file includes nothing of torch but the pybind11
-// that torch ships.
+// The module eegfast._C. Importing it loads the library whose static initialisers register the
+// torch operators (library.cpp and the files beside it); its functions tell how it was built and
+// what it runs on. No tensor passes through here, and this file includes nothing of torch but the
+// pybind11 that torch ships.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

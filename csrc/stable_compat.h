@@ -28,6 +28,11 @@ inline void torch_threads(int64_t begin, int64_t end, int64_t grain,
   STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(begin, end, grain, body, context));
 }
 
+// torch's own contiguous() is a trip through the dispatcher even where there is nothing to do.
+inline Tensor as_contiguous(const Tensor& x) {
+  return x.is_contiguous() ? x : torch::stable::contiguous(x);
+}
+
 // A signal (..., n_chans, n_times) seen as (batch, n_chans, n_times) with contiguous time.
 struct Signal {
   Tensor tensor;
@@ -49,7 +54,7 @@ inline Signal as_signal(Tensor x) {
   };
   Signal s = view();
   if (s.batch >= 0) return s;
-  x = torch::stable::contiguous(x);
+  x = as_contiguous(x);
   return view();
 }
 

@@ -92,12 +92,17 @@ def test_environment_picks_the_instruction_set():
 @needs_kernels
 def test_extension_asks_torch_for_its_stable_c_interface_alone():
     binary = Path(extension.__file__)
-    listing = subprocess.run(["nm", "-D", "--undefined-only", binary], capture_output=True, text=True)
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", binary], capture_output=True, text=True
+    )
     if listing.returncode:
         pytest.skip("no nm")
     symbols = {line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()}
-    cxx_of_torch = [s for s in symbols if s.startswith(("_ZN2at", "_ZN3c10", "_ZN5torch", "_ZNK2at",
-                                                         "_ZNK3c10", "_ZNK5torch"))]
+    cxx_of_torch = [
+        s
+        for s in symbols
+        if s.startswith(("_ZN2at", "_ZN3c10", "_ZN5torch", "_ZNK2at", "_ZNK3c10", "_ZNK5torch"))
+    ]
     assert cxx_of_torch == []
     assert "torch_parallel_for" in symbols  # torch's threads, and no pool of our own
     assert not [s for s in symbols if s.startswith(("GOMP_", "omp_", "__kmpc", "cuda", "__cuda"))]

@@ -23,7 +23,10 @@ def info() -> None:
     ]
     if facts["kernels"]:
         rows += [
-            ("kernels", f"built with {facts['compiler']} against torch {facts['torch_built_with']}"),
+            (
+                "kernels",
+                f"built with {facts['compiler']} against torch {facts['torch_built_with']}",
+            ),
             ("runs under", f"torch >= {facts['torch_target']} (stable ABI)"),
             (
                 "instruction set",

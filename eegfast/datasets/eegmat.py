@@ -49,8 +49,16 @@ class EEGMAT(Sequence):
     ValueError
         If a subject is not in the folder, or a file in it is damaged.
 
-    References ---------- Zyma I. et al., "Electroencephalograms during Mental Arithmetic Task
-    Performance", Data 2019, 4(1):14.
+    Notes
+    -----
+    Every rest recording ends in 0.3 to 1 s of zeros (the last, padded record of its EDF file), no
+    arithmetic recording does: left in, they give the label away. Use the first 58 s, as
+    ``eegfast demo`` does.
+
+    References
+    ----------
+    Zyma I. et al., "Electroencephalograms during Mental Arithmetic Task Performance", Data 2019,
+    4(1):14.
     """
 
     class_names = ("rest", "arithmetic")

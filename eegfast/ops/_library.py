@@ -47,7 +47,9 @@ def register_autograd(name: str, setup_context: Callable, backward: Callable) ->
 def check_signal(op: str, argument: str, x: Tensor, min_dim: int, layout: str) -> None:
     """Raise unless ``x`` is a float tensor of at least ``min_dim`` dimensions."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"eegfast.ops.{op}: {argument} must be a torch.Tensor, got {type(x).__name__}")
+        raise TypeError(
+            f"eegfast.ops.{op}: {argument} must be a torch.Tensor, got {type(x).__name__}"
+        )
     if not x.is_floating_point():
         raise TypeError(f"eegfast.ops.{op}: {argument} must be floating point, got {x.dtype}")
     if x.dim() < min_dim:

@@ -68,7 +68,7 @@ def _kept_taper(name: str, window: int, dtype: torch.dtype, device: torch.device
 
 
 def _taper(name: str, window: int, like: Tensor) -> Tensor:
-    """Return the named taper, kept from the last call unless ``like`` is traced or a fake tensor."""
+    """Return the named taper, kept from call to call unless ``like`` is traced or fake."""
     eager = not torch.compiler.is_compiling() and type(like) in (Tensor, torch.nn.Parameter)
     return (_kept_taper if eager else _make_taper)(name, window, like.dtype, like.device)
 
@@ -184,7 +184,7 @@ def band_power(
     Returns
     -------
     Tensor, shape (..., windows, n_chans, bands)
-        ``windows = (n_times - window) // step + 1``, or 0 where the signal is shorter than a window.
+        ``windows = (n_times - window) // step + 1``, or 0 for signals shorter than a window.
 
     Raises
     ------
@@ -208,7 +208,9 @@ def band_power(
     n_fft = window if n_fft is None else check_positive("band_power", "n_fft", n_fft)
     if isinstance(taper, str):
         if taper not in TAPERS:
-            raise ValueError(f"eegfast.ops.band_power: taper must be one of {TAPERS}, got {taper!r}")
+            raise ValueError(
+                f"eegfast.ops.band_power: taper must be one of {TAPERS}, got {taper!r}"
+            )
         taper = _taper(taper, window, x)
     elif taper.shape != (window,):
         raise ValueError(

@@ -26,7 +26,9 @@ def _fake_backward(grad, x, sos, window, step, ddof):
 
 
 _op = register("bandpass_power", reference.bandpass_power, _fake)
-_backward_op = register("bandpass_power_backward", reference.bandpass_power_backward, _fake_backward)
+_backward_op = register(
+    "bandpass_power_backward", reference.bandpass_power_backward, _fake_backward
+)
 
 
 def _setup_context(ctx, inputs, output):
@@ -64,7 +66,7 @@ def bandpass_power(
     Returns
     -------
     Tensor, shape (..., windows, n_chans, bands)
-        ``windows = (n_times - window) // step + 1``, or 0 where the signal is shorter than a window.
+        ``windows = (n_times - window) // step + 1``, or 0 for signals shorter than a window.
 
     Raises
     ------

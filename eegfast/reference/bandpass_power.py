@@ -87,8 +87,7 @@ def bandpass_power(x: Tensor, sos: Tensor, window: int, step: int, ddof: int) ->
         return x.new_zeros((*x.shape[:-2], windows, x.shape[-2], len(sos)))
     segments = _segments(x.shape[-1], window, step)
     powers = [
-        _filter(x, band, segments).unfold(-1, window, step).var(-1, correction=ddof)
-        for band in sos
+        _filter(x, band, segments).unfold(-1, window, step).var(-1, correction=ddof) for band in sos
     ]
     return torch.stack(powers, -1).transpose(-3, -2).contiguous()
 

@@ -10,7 +10,8 @@ from torch import Tensor
 def _gains(windows: int, q: float, r: float, p0: float) -> tuple[list[float], list[float]]:
     """Return the Kalman gain of each window and the RTS gain from each to the next.
 
-    They do not depend on the data. ``p0`` holds at the first observation: no predict step before it.
+    They do not depend on the data. ``p0`` holds at the first observation, with no predict step
+    before it.
     """
     kalman, rts, predicted = [], [], p0
     for _ in range(windows):

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Band power of short Fourier transforms (formula: eegfast/band_power.h).
 //
-// A row is one window of one channel; rows are numbered (batch, window, channel), as the output lies.
-// One SIMD lane transforms one row: tiles of kLanes rows x kLanes samples are read along the rows,
-// transposed in registers, tapered, and transformed in place (fft.h). A NaN stays in its lane. The
-// power of the bins of each band is summed; the spectrum never leaves the first-level cache.
+// A row is one window of one channel; rows are numbered (batch, window, channel), as the output
+// lies. One SIMD lane transforms one row: tiles of kLanes rows x kLanes samples are read along the
+// rows, transposed in registers, tapered, and transformed in place (fft.h). A NaN stays in its
+// lane. The power of the bins of each band is summed; the spectrum never leaves the first-level
+// cache.
 //
 // Backward: with E the energies, dE the weights of the bins and X the spectrum, the gradient of the
 // tapered row is the adjoint transform of 2 dE X. The spectrum is computed again, not stored.
@@ -38,8 +39,8 @@ class BandPowerKernel {
     }
   }
 
-  // Rows first_row .. first_row + count - 1, count <= kLanes. Meanwhile the rows from next_row on are
-  // fetched: sixteen short stretches of memory are more than the hardware follows by itself.
+  // Rows first_row .. first_row + count - 1, count <= kLanes. Meanwhile the rows from next_row on
+  // are fetched: sixteen short stretches of memory are more than the hardware follows by itself.
   void forward(int64_t first_row, int64_t count, int64_t next_row) {
     rows_ = locate(first_row, count);
     next_ = locate(next_row, count);
@@ -85,8 +86,8 @@ class BandPowerKernel {
     int64_t window = rest % p_.windows, batch = rest / p_.windows;
     for (int lane = 0; lane < L; ++lane) {
       rows.x[lane] = x_ + batch * p_.stride_batch + chan * p_.stride_chan + window * p_.step;
-      rows.grad[lane] = static_cast<T*>(p_.out) + (batch * p_.n_chans + chan) * p_.n_times +
-                        window * p_.step;
+      rows.grad[lane] =
+          static_cast<T*>(p_.out) + (batch * p_.n_chans + chan) * p_.n_times + window * p_.step;
       rows.window[lane] = window;
       if (lane + 1 >= count || ++chan < p_.n_chans) continue;
       chan = 0;
@@ -194,8 +195,7 @@ class BandPowerKernel {
         weight = weight * T(1.4426950408889634074) / (energy(b) * T(kHalfSquared));
       else
         weight = weight * T(p_.gain / double(stop - start));
-      for (int64_t k = start; k < stop; ++k)
-        store(weights + k * L, load(weights + k * L) + weight);
+      for (int64_t k = start; k < stop; ++k) store(weights + k * L, load(weights + k * L) + weight);
     }
   }
 

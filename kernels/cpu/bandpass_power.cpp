@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Variance per window behind a bank of recursive filters (formula: eegfast/bandpass_power.h).
 //
-// One SIMD lane is one channel; a task is (batch, one vector of channels). Tiles of kTile samples are read
-// along the rows and transposed, then pass through every band's cascade of biquads in transposed
-// direct form II; several bands are interleaved to hide the latency of the recurrence.
+// One SIMD lane is one channel; a task is (batch, one vector of channels). Tiles of kTile samples
+// are read along the rows and transposed, then pass through every band's cascade of biquads in
+// transposed direct form II; several bands are interleaved to hide the latency of the recurrence.
 //
 // Time is cut at every start and end of a window into segments, so that a window is a run of whole
 // segments and overlapping windows share their sums. Sums over a tile are kept in the filter's
 // type, over segments in double. At a segment's end a state that is not finite restarts as zero.
 //
-// A filter with poles near +-1 loses digits in float32: with |1 -+ p| < kNarrow its band is computed
-// in double, the others in the signal's type.
+// A filter with poles near +-1 loses digits in float32: with |1 -+ p| < kNarrow its band is
+// computed in double, the others in the signal's type.
 //
-// Backward: dy = 2 g (y - mean) / (window - ddof), summed over the windows; the adjoint of the filter
-// is the filter run backwards in time. A first pass keeps the states at the tiles' starts and the
-// windows' means; the second takes the tiles in reverse and filters each again.
+// Backward: dy = 2 g (y - mean) / (window - ddof), summed over the windows; the adjoint of the
+// filter is the filter run backwards in time. A first pass keeps the states at the tiles' starts
+// and the windows' means; the second takes the tiles in reverse and filters each again.
 //
 // Per sample, channel and band: 6 (or 10) FLOP a section and 3 for the sums.
 #include "eegfast/bandpass_power.h"
 
+#include "biquad_bank.h"
 #include "simd.h"
 
 namespace eegfast::EEGFAST_ISA {
@@ -26,148 +27,6 @@ namespace {
 
 constexpr int64_t kTile = 64;
 constexpr double kNarrow = 0.03;
-
-template <class A>
-struct Section {
-  A b0, b1, b2, a1, a2;
-};
-
-// Filters count samples through S sections of NB bands; `stride` is kLanes, or -kLanes for reversed
-// time. Plain sections have zeros at +1 and -1: b = (1, 0, -1), their gain taken out. The result is
-// stored to out or, with Sum, only added to sums[band]: its sum and its sum of squares.
-template <int S, int NB, bool Plain, bool Sum, class A>
-void filter_bands(const A* const* in, A* const* out, Vec<A>* const* sums, int64_t count,
-                  int64_t stride, const Section<A>* const* sections, Vec<A>* const* states) {
-  Vec<A> s1[NB][S], s2[NB][S], sum[NB] = {}, square[NB] = {};
-#pragma GCC unroll 3
-  for (int b = 0; b < NB; ++b)
-#pragma GCC unroll 3
-    for (int i = 0; i < S; ++i) {
-      s1[b][i] = states[b][2 * i];
-      s2[b][i] = states[b][2 * i + 1];
-    }
-  for (int64_t t = 0; t < count; ++t) {
-#pragma GCC unroll 3
-    for (int b = 0; b < NB; ++b) {
-      Vec<A> v = load(in[b] + t * stride);
-#pragma GCC unroll 3
-      for (int i = 0; i < S; ++i) {
-        const Section<A>& c = sections[b][i];
-        if constexpr (Plain) {
-          const Vec<A> y = v + s1[b][i];
-          s1[b][i] = s2[b][i] - y * c.a1;
-          s2[b][i] = -v - y * c.a2;
-          v = y;
-        } else {
-          const Vec<A> y = v * c.b0 + s1[b][i];
-          s1[b][i] = s2[b][i] + v * c.b1 - y * c.a1;
-          s2[b][i] = v * c.b2 - y * c.a2;
-          v = y;
-        }
-      }
-      if constexpr (Sum) {
-        sum[b] += v;
-        square[b] += v * v;
-      } else {
-        store(out[b] + t * stride, v);
-      }
-    }
-  }
-#pragma GCC unroll 3
-  for (int b = 0; b < NB; ++b) {
-#pragma GCC unroll 3
-    for (int i = 0; i < S; ++i) {
-      states[b][2 * i] = s1[b][i];
-      states[b][2 * i + 1] = s2[b][i];
-    }
-    if constexpr (Sum) {
-      sums[b][0] += sum[b];
-      sums[b][1] += square[b];
-    }
-  }
-}
-
-template <class A>
-using Filter = void (*)(const A* const*, A* const*, Vec<A>* const*, int64_t, int64_t,
-                        const Section<A>* const*, Vec<A>* const*);
-
-template <class A, bool Plain, bool Sum>
-Filter<A> filter_for(int64_t sections, int64_t bands) {
-  static constexpr Filter<A> table[3][3] = {
-      {filter_bands<1, 1, Plain, Sum, A>, filter_bands<1, 2, Plain, Sum, A>,
-       filter_bands<1, 3, Plain, Sum, A>},
-      {filter_bands<2, 1, Plain, Sum, A>, filter_bands<2, 2, Plain, Sum, A>,
-       filter_bands<2, 3, Plain, Sum, A>},
-      {filter_bands<3, 1, Plain, Sum, A>, filter_bands<3, 2, Plain, Sum, A>,
-       filter_bands<3, 3, Plain, Sum, A>}};
-  return table[sections - 1][bands - 1];
-}
-
-// The bands that are computed in type A, their coefficients, and the output band of each.
-template <class A>
-class Bank {
- public:
-  Bank(const BandpassPower& p, bool (*wanted)(const double* sos, int64_t n_sections))
-      : n_sections(p.n_sections),
-        sections_(p.bands * p.n_sections),
-        gains_(p.bands),
-        index_(p.bands) {
-    for (int64_t b = 0; b < p.bands; ++b) {
-      const double* sos = p.sos + b * n_sections * 6;
-      if (!wanted(sos, n_sections)) continue;
-      for (int64_t i = 0; i < n_sections; ++i)
-        plain = plain && sos[6 * i + 1] == 0 && sos[6 * i + 2] == -sos[6 * i] && sos[6 * i] != 0;
-      index_[size++] = b;
-    }
-    for (int64_t b = 0; b < size; ++b) {
-      const double* sos = p.sos + index_[b] * n_sections * 6;
-      gains_[b] = 1;
-      for (int64_t i = 0; i < n_sections; ++i, sos += 6) {
-        sections_[b * n_sections + i] = {A(sos[0]), A(sos[1]), A(sos[2]), A(sos[4]), A(sos[5])};
-        if (plain) gains_[b] *= sos[0];
-      }
-    }
-  }
-
-  // All bands of the bank, up to three at a time and as evenly as can be, through all sections, up to
-  // three at a time. With sums (two vectors a band) the result goes there and out is scratch.
-  void filter(const A* const* in, A* const* out, Vec<A>* sums, int64_t count, int64_t stride,
-              Vec<A>* states) {
-    const int64_t chunks = (size + 2) / 3, chunk = (size + chunks - 1) / chunks;
-    for (int64_t b = 0; b < size; b += chunk) {
-      const int64_t bands = smaller(chunk, size - b);
-      for (int64_t s = 0; s < n_sections; s += 3) {
-        const int64_t sections = smaller(3, n_sections - s);
-        const Section<A>* coefficients[3];
-        Vec<A>*state[3], *sum[3];
-        for (int64_t i = 0; i < bands; ++i) {
-          coefficients[i] = &sections_[(b + i) * n_sections + s];
-          state[i] = states + 2 * ((b + i) * n_sections + s);
-          sum[i] = sums + 2 * (b + i);
-        }
-        const bool to_sums = sums && s + sections == n_sections;
-        const Filter<A> run =
-            to_sums ? (plain ? filter_for<A, true, true> : filter_for<A, false, true>)(sections, bands)
-                    : (plain ? filter_for<A, true, false>
-                             : filter_for<A, false, false>)(sections, bands);
-        run(s ? out + b : in + b, out + b, sum, count, stride, coefficients, state);
-      }
-    }
-  }
-
-  int64_t states() const { return 2 * size * n_sections; }
-  double gain(int64_t band) { return gains_[band]; }
-  int64_t output_band(int64_t band) { return index_[band]; }
-
-  const int64_t n_sections;
-  int64_t size = 0;
-  bool plain = true;
-
- private:
-  Scratch<Section<A>> sections_;
-  Scratch<double> gains_;
-  Scratch<int64_t> index_;
-};
 
 // kLanes<A> elements of another type, converted.
 template <class A, class T>
@@ -188,7 +47,8 @@ inline void add_in_double(double* to, Vec<A> v) {
 
 template <class A>
 inline void restart_unless_finite(Vec<A>* states, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) states[i] = (states[i] - states[i] == 0) ? states[i] : Vec<A>{};
+  for (int64_t i = 0; i < count; ++i)
+    states[i] = (states[i] - states[i] == 0) ? states[i] : Vec<A>{};
 }
 
 // Samples t .. t + count - 1 of `lanes` <= kLanes<T> channels from `chan` on, transposed.
@@ -247,9 +107,8 @@ class Channels {
     if (lanes_ <= 0) return;
     take_tile(count, shared, part);
     filter_tile<true>(t, count, [this](int64_t edge) {
-      close_segment(edge, [this](int64_t window, const double* sums) {
-        write_variance(window, sums);
-      });
+      close_segment(edge,
+                    [this](int64_t window, const double* sums) { write_variance(window, sums); });
     });
   }
 
@@ -316,8 +175,8 @@ class Channels {
   }
   // The first segment edge after t, and the last before t; 0 < t <= end_ holds all of them.
   int64_t next_edge(int64_t t) const {
-    int64_t edge = t < p_.window ? p_.window
-                                 : p_.window + ((t - p_.window) / p_.step + 1) * p_.step;
+    int64_t edge =
+        t < p_.window ? p_.window : p_.window + ((t - p_.window) / p_.step + 1) * p_.step;
     const int64_t start = t / p_.step + 1;
     if (start < p_.windows && start * p_.step < edge) edge = start * p_.step;
     return edge;
@@ -354,9 +213,7 @@ class Channels {
   }
 
   // Sums of the open and the last segments: per segment (sum, sum of squares) x band x lane.
-  double* segment_sums(int64_t segment) {
-    return &sums_[segment % ring_ * 2 * bank_.size * L];
-  }
+  double* segment_sums(int64_t segment) { return &sums_[segment % ring_ * 2 * bank_.size * L]; }
   void open_segment(int64_t start) {
     starts_[segment_ % ring_] = start;
     std::memset(segment_sums(segment_), 0, size_t(2 * bank_.size * L) * sizeof(double));
@@ -411,8 +268,7 @@ class Channels {
     const int64_t last = smaller(time / p_.step, p_.windows - 1);
     const int64_t first = time < p_.window ? 0 : (time - p_.window) / p_.step + 1;
     for (int64_t band = 0; band < bank_.size; ++band) {
-      const double scale =
-          2 * bank_.gain(band) * bank_.gain(band) / double(p_.window - p_.ddof);
+      const double scale = 2 * bank_.gain(band) * bank_.gain(band) / double(p_.window - p_.ddof);
       Vec<A> slope{}, offset{};
       for (int64_t w = first; w <= last; ++w) {
         const T* grad = static_cast<const T*>(p_.grad) +

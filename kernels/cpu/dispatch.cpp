@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Picks the kernels of the instruction set at run time. This file is compiled for the oldest machine.
+// Picks the kernels of the instruction set at run time. This file is compiled for the oldest
+// machine.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -17,14 +18,14 @@
 
 namespace eegfast {
 
-#define EEGFAST_DECLARE(ns)                                         \
-  namespace ns {                                                    \
-  void band_power(const BandPower&, ParallelFor);                   \
-  void band_power_backward(const BandPower&, ParallelFor);          \
-  void bandpass_power(const BandpassPower&, ParallelFor);           \
-  void bandpass_power_backward(const BandpassPower&, ParallelFor);  \
-  void lds_smooth(const LdsSmooth&, ParallelFor);                   \
-  void lds_smooth_backward(const LdsSmooth&, ParallelFor);          \
+#define EEGFAST_DECLARE(ns)                                        \
+  namespace ns {                                                   \
+  void band_power(const BandPower&, ParallelFor);                  \
+  void band_power_backward(const BandPower&, ParallelFor);         \
+  void bandpass_power(const BandpassPower&, ParallelFor);          \
+  void bandpass_power_backward(const BandpassPower&, ParallelFor); \
+  void lds_smooth(const LdsSmooth&, ParallelFor);                  \
+  void lds_smooth_backward(const LdsSmooth&, ParallelFor);         \
   }
 EEGFAST_EACH_ISA(EEGFAST_DECLARE)
 #undef EEGFAST_DECLARE
@@ -42,9 +43,12 @@ bool cpu_supports(Isa isa) {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
-    case Isa::kAvx512: return "avx512";
-    case Isa::kAvx2: return "avx2";
-    default: return "portable";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    default:
+      return "portable";
   }
 }
 
@@ -68,16 +72,17 @@ void set_cpu_isa(Isa isa) { chosen_isa() = isa; }
 #define EEGFAST_DISPATCH(op, Params)                                  \
   void op##_cpu(const Params& p, Isa isa, ParallelFor parallel_for) { \
     switch (isa) {                                                    \
-      case Isa::kAvx512: return avx512::op(p, parallel_for);          \
-      case Isa::kAvx2: return avx2::op(p, parallel_for);              \
-      default: return portable::op(p, parallel_for);                  \
+      case Isa::kAvx512:                                              \
+        return avx512::op(p, parallel_for);                           \
+      case Isa::kAvx2:                                                \
+        return avx2::op(p, parallel_for);                             \
+      default:                                                        \
+        return portable::op(p, parallel_for);                         \
     }                                                                 \
   }
 #else
-#define EEGFAST_DISPATCH(op, Params)                              \
-  void op##_cpu(const Params& p, Isa, ParallelFor parallel_for) { \
-    portable::op(p, parallel_for);                                \
-  }
+#define EEGFAST_DISPATCH(op, Params) \
+  void op##_cpu(const Params& p, Isa, ParallelFor parallel_for) { portable::op(p, parallel_for); }
 #endif
 
 EEGFAST_DISPATCH(band_power, BandPower)

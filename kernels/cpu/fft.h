@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The transform of fft_plan.h over vectors: each lane transforms a row of its own, so rows never mix.
+// The transform of fft_plan.h over vectors: each lane transforms a row of its own, so rows never
+// mix.
 //
 // Point j of the work area is two vectors, real part at z + 2 j lanes, imaginary part behind it.
 // The adjoint runs the same stages backwards on the conjugate. Since conj(w) z, real and imaginary
@@ -99,7 +100,8 @@ inline void butterfly_odd(Complex<T>* a, Complex<T>* scratch, int64_t runtime_ra
 
 // One butterfly at z: `radix` points `span` apart, with the twiddles of one j (null: all one).
 template <int P, bool Adjoint, class T>
-[[gnu::always_inline]] inline void butterfly(T* z, const FftStage<T>& stage, const T* twiddle, Complex<T>* wide) {
+[[gnu::always_inline]] inline void butterfly(T* z, const FftStage<T>& stage, const T* twiddle,
+                                             Complex<T>* wide) {
   constexpr int L = kLanes<T>, re = Adjoint ? L : 0, im = Adjoint ? 0 : L;
   const int64_t radix = P ? P : stage.radix, distance = 2 * L * stage.span;
   Complex<T> narrow[P ? 2 * P : 1];
@@ -142,12 +144,18 @@ void run_stage(T* z, const FftStage<T>& stage, Between& between) {
 template <bool Adjoint, class T, class Between>
 void run_stage_of_any_radix(T* z, const FftStage<T>& stage, Between& between) {
   switch (stage.radix) {
-    case 2: return run_stage<2, Adjoint>(z, stage, between);
-    case 3: return run_stage<3, Adjoint>(z, stage, between);
-    case 4: return run_stage<4, Adjoint>(z, stage, between);
-    case 5: return run_stage<5, Adjoint>(z, stage, between);
-    case 8: return run_stage<8, Adjoint>(z, stage, between);
-    default: return run_stage<0, Adjoint>(z, stage, between);
+    case 2:
+      return run_stage<2, Adjoint>(z, stage, between);
+    case 3:
+      return run_stage<3, Adjoint>(z, stage, between);
+    case 4:
+      return run_stage<4, Adjoint>(z, stage, between);
+    case 5:
+      return run_stage<5, Adjoint>(z, stage, between);
+    case 8:
+      return run_stage<8, Adjoint>(z, stage, between);
+    default:
+      return run_stage<0, Adjoint>(z, stage, between);
   }
 }
 

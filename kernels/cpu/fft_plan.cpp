@@ -66,10 +66,8 @@ std::unique_ptr<OwningPlan<T>> make_plan(int64_t n_fft) {
       for (int64_t r = 1; r < radix; ++r) append_root(twiddles, size - j * r, size);
     if (radix % 2)
       for (int64_t k = 0; k < radix; ++k) append_root(roots, k, radix);
-    for (int64_t k = 0; k < plan->points; ++k)
-      plan->position_table[k] += k / weight % radix * span;
-    plan->stage_table.push_back(
-        {radix, span, plan->points / size, twiddles.data(), roots.data()});
+    for (int64_t k = 0; k < plan->points; ++k) plan->position_table[k] += k / weight % radix * span;
+    plan->stage_table.push_back({radix, span, plan->points / size, twiddles.data(), roots.data()});
     plan->butterflies += plan->points / radix;
     size = span;
     weight *= radix;

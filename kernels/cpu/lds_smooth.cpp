@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Kalman filter and RTS smoother along the windows (formula: eegfast/lds_smooth.h).
 //
-// One SIMD lane is one feature (a channel's band); up to kGroup vectors side by side hide the latency
-// of the recurrence, written f = (1 - K) f + K y so that a step waits for one FMA alone. Two passes over
-// (windows, features): forward into the output, then backward in place. 6 FLOP and, while a block of
-// features stays in cache, one read and one write per element.
+// One SIMD lane is one feature (a channel's band); up to kGroup vectors side by side hide the
+// latency of the recurrence, written f = (1 - K) f + K y so that a step waits for one FMA alone.
+// Two passes over (windows, features): forward into the output, then backward in place. 6 FLOP and,
+// while a block of features stays in cache, one read and one write per element.
 //
-// Backward: the operator is linear, so the gradient is its transpose: the RTS pass reversed (forward
-// in time), then the filter reversed.
+// Backward: the operator is linear, so the gradient is its transpose: the RTS pass reversed
+// (forward in time), then the filter reversed.
 #include "eegfast/lds_smooth.h"
 
 #include "simd.h"
@@ -15,10 +15,11 @@
 namespace eegfast::EEGFAST_ISA {
 namespace {
 
-constexpr int kGroup = 8;
+constexpr int kGroup = 5;
+constexpr int64_t kAhead = 16;
 
-// `count` neighbouring features in G vectors; the last vector overlaps the one before it where count
-// is no multiple of kLanes, and holds count < kLanes features if G is 1.
+// `count` neighbouring features in G vectors; the last vector overlaps the one before it where
+// count is no multiple of kLanes, and holds count < kLanes features if G is 1.
 template <int G, class T>
 class Series {
  public:
@@ -43,6 +44,7 @@ class Series {
     }
     Vec<T> y[G];
     for (int64_t t = 0; t < p_.windows; ++t) {
+      fetch(out_, t + kAhead);
       read(y_ + t * p_.features, y);
       const T gain = kalman_[t];
       for (int g = 0; g < G; ++g) mean[g] = mean[g] * (1 - gain) + gain * y[g];
@@ -94,10 +96,18 @@ class Series {
   void mean_of_windows(Vec<T>* mean) {
     Vec<T> sum[G] = {}, y[G];
     for (int64_t t = 0; t < p_.windows; ++t) {
+      fetch(y_, t + kAhead);
       read(y_ + t * p_.features, y);
       for (int g = 0; g < G; ++g) sum[g] += y[g];
     }
     for (int g = 0; g < G; ++g) mean[g] = sum[g] / T(p_.windows);
+  }
+
+  // The hardware does not foresee jumps from window to window.
+  void fetch(const T* base, int64_t t) const {
+    if (t >= p_.windows) return;
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) __builtin_prefetch(base + t * p_.features + g * L);
   }
 
   int64_t offset(int g) const { return g + 1 == G && G > 1 ? last_ : g * L; }

@@ -2,8 +2,8 @@
 // Vectors of the instruction set that this translation unit is compiled for.
 //
 // Each kernel source is compiled once per instruction set; everything in it lives in the namespace
-// EEGFAST_ISA, so that no inline function of one set can be linked into another. For the same reason
-// kernel sources use no std containers or algorithms.
+// EEGFAST_ISA, so that no inline function of one set can be linked into another. For the same
+// reason kernel sources use no std containers or algorithms.
 #pragma once
 
 #include <cmath>
@@ -89,14 +89,14 @@ inline void transpose(Vec<T>* rows) {
   if constexpr (S > 0) {
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes<T>; ++i)
-      if (!(i & S))
-        trade<S, T>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes<T>>());
+      if (!(i & S)) trade<S, T>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes<T>>());
     transpose<T, S / 2>(rows);
   }
 }
 
 // log2 by s = (m - 1) / (m + 1), log2 m = 2 / ln 2 (s + s^3/3 + ...), m in [sqrt 1/2, sqrt 2).
-// |s| <= 0.1716, so the first term left out is below 2^-30 (float, to s^11) or 2^-60 (double, s^23).
+// |s| <= 0.1716, so the first term left out is below 2^-30 (float, to s^11) or 2^-60 (double,
+// s^23).
 template <class T>
 inline Vec<T> log2(Vec<T> x) {
   constexpr bool is_float = sizeof(T) == 4;

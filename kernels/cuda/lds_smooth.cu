@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Kalman filter and RTS smoother along the windows (formula: eegfast/lds_smooth.h).
 //
-// One thread owns one feature of one batch entry, so neighbouring threads read neighbouring features
-// and every pass over the windows is coalesced. The passes follow each other in time; the gains come
-// from the host. Per element: 8 FLOP; read once (twice for the mean of the windows), the filtered
-// value written and read again, the result written. Windows are sequential: with fewer than some
-// 20 000 series the latency of a step, not the memory, sets the time.
+// One thread owns one feature of one batch entry, so neighbouring threads read neighbouring
+// features and every pass over the windows is coalesced. The passes follow each other in time; the
+// gains come from the host. Per element: 8 FLOP; read once (twice for the mean of the windows), the
+// filtered value written and read again, the result written. Windows are sequential: with fewer
+// than some 20 000 series the latency of a step, not the memory, sets the time.
 #include <cuda_runtime.h>
 
 #include "eegfast/lds_smooth.h"

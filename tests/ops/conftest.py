@@ -11,7 +11,7 @@ ISAS = extension.isa_available() if extension else ["reference"]
 
 @pytest.fixture(params=ISAS)
 def isa(request):
-    """Run the test on every instruction set of this machine (or on the reference without kernels)."""
+    """Run the test on every instruction set of this machine (without kernels: the reference)."""
     if extension is None:
         yield "reference"
         return

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tolerances: a stage of radix p sums p terms and rounds at random, an error of about sqrt(p) eps of
-the row's norm; stages add in squares. With p <= 127 here, forward stays under 4 eps (5e-7 in float32)
-and backward, two transforms and the weights, under 16 eps (2e-6); float64 gets twice as many, since
-its reference rounds as much as the kernel."""
+"""Tolerances: a stage of radix p sums p terms and rounds at random, an error of about sqrt(p) eps
+of the row's norm; stages add in squares. With p <= 127 here, forward stays under 4 eps (5e-7 in
+float32) and backward, two transforms and the weights, under 16 eps (2e-6); float64 gets twice as
+many, since its reference rounds as much as the kernel."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def test_is_the_formula(isa, n_fft, window, step):
     x = torch.randn(2, 3, 1700 if window > 100 else 170, dtype=torch.float64)
     taper = torch.rand(window, dtype=torch.float64) + 0.5
     bins = some_bins(n_fft)
-    out = ops.band_power(
-        x, window=window, step=step, n_fft=n_fft, taper=taper, bins=bins, gain=3.0
-    )
+    out = ops.band_power(x, window=window, step=step, n_fft=n_fft, taper=taper, bins=bins, gain=3.0)
     truth = numpy_truth(x.numpy(), window, step, n_fft, taper.numpy(), bins, 3.0)
     np.testing.assert_allclose(out.numpy(), truth, rtol=1e-10, atol=1e-12 * truth.max())
 
@@ -162,8 +160,9 @@ def test_strides_and_leading_dimensions(isa):
         base[:1].expand(3, -1, -1, -1),
     ):
         out = ops.band_power(x, window=200, n_fft=256, bins=bins)
-        dense = ops.band_power(x.clone(memory_format=torch.contiguous_format), window=200,
-                               n_fft=256, bins=bins)
+        dense = ops.band_power(
+            x.clone(memory_format=torch.contiguous_format), window=200, n_fft=256, bins=bins
+        )
         assert out.shape == (*x.shape[:-2], x.shape[-1] // 200, x.shape[-2], 5)
         assert torch.equal(out, dense)
 

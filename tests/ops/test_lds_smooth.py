@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tolerances: each output is a chain of contractions with factors under 1, so rounding does not grow:
-a few eps of the series' norm."""
+"""Tolerances: each output is a chain of contractions with factors under 1, so rounding does not
+grow: a few eps of the series' norm."""
 
 from __future__ import annotations
 
@@ -84,7 +84,13 @@ def test_prior_broadcasts():
 
 def test_strides(isa):
     base = series((4, 30, 6, 5))
-    for y in (base, base[:, ::2], base.transpose(0, 1), base[..., ::2], base[:1].expand(3, -1, -1, -1)):
+    for y in (
+        base,
+        base[:, ::2],
+        base.transpose(0, 1),
+        base[..., ::2],
+        base[:1].expand(3, -1, -1, -1),
+    ):
         assert torch.equal(ops.lds_smooth(y), ops.lds_smooth(y.contiguous()))
 
 
@@ -141,7 +147,9 @@ def test_bad_variances_are_named(option):
 
 
 def test_shape_and_type_are_checked():
-    with pytest.raises(ValueError, match=r"y must be \(..., windows, n_chans, bands\), got \(5, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"y must be \(..., windows, n_chans, bands\), got \(5, 2\)"
+    ):
         ops.lds_smooth(torch.randn(5, 2))
     with pytest.raises(TypeError, match="floating point"):
         ops.lds_smooth(torch.ones(5, 2, 2, dtype=torch.int64))

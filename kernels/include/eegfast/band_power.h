@@ -10,11 +10,11 @@ namespace eegfast {
 //   out  = gain / (b - a) sum_{a <= k < b} |X[k]|^2 for each band [a, b), or its log2
 struct BandPower {
   DType dtype;
-  const void* x;        // (batch, n_chans, n_times), the last axis contiguous
+  const void* x;  // (batch, n_chans, n_times), the last axis contiguous
   int64_t stride_batch, stride_chan;
-  const void* taper;    // (window)
-  const void* grad;     // backward: (batch, windows, n_chans, bands), contiguous
-  void* out;            // forward: as grad; backward: (batch, n_chans, n_times), contiguous
+  const void* taper;  // (window)
+  const void* grad;   // backward: (batch, windows, n_chans, bands), contiguous
+  void* out;          // forward: as grad; backward: (batch, n_chans, n_times), contiguous
   int64_t batch, n_chans, n_times, windows;
   int64_t window, step, n_fft;
   const int64_t* bins;  // a and b of each band, 0 <= a < b <= n_fft / 2 + 1

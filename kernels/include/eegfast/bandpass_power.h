@@ -9,7 +9,7 @@ namespace eegfast {
 //   out = (sum y^2 - (sum y)^2 / window) / (window - ddof)
 struct BandpassPower {
   DType dtype;
-  const void* x;      // (batch, n_chans, n_times), the last axis contiguous
+  const void* x;  // (batch, n_chans, n_times), the last axis contiguous
   int64_t stride_batch, stride_chan;
   const double* sos;  // (bands, n_sections, 6): b0 b1 b2 1 a1 a2
   const void* grad;   // backward: (batch, windows, n_chans, bands), contiguous

@@ -11,18 +11,19 @@ namespace eegfast {
 // K and J do not depend on the data: lds_gains() computes them.
 struct LdsSmooth {
   DType dtype;
-  const void* y;      // (batch, windows, features), contiguous; backward: the gradient of out
-  const void* prior;  // (batch, features) or null: the mean over the windows
-  void* out;          // (batch, windows, features)
-  void* grad_prior;   // backward: (batch, features)
+  const void* y;         // (batch, windows, features), contiguous; backward: the gradient of out
+  const void* prior;     // (batch, features) or null: the mean over the windows
+  void* out;             // (batch, windows, features)
+  void* grad_prior;      // backward: (batch, features)
   const double* kalman;  // (windows); for CUDA: on the device
   const double* rts;     // (windows)
   int64_t batch, windows, features;
   bool causal;
-  bool own_prior;     // backward: prior was null
+  bool own_prior;  // backward: prior was null
 };
 
-// p0 is the prior variance at the first observation; q and r those of the walk and of the observation.
+// p0 is the prior variance at the first observation; q and r those of the walk and of the
+// observation.
 void lds_gains(int64_t windows, double q, double r, double p0, double* kalman, double* rts);
 
 void lds_smooth_cpu(const LdsSmooth& p, Isa isa, ParallelFor parallel_for);
