@@ -168,7 +168,7 @@ class BuildKernels(build_ext):
             cmake_archs = [a.removesuffix("+PTX") if "+" in a else f"{a}-real" for a in archs]
             configure += ["-DEEGFAST_WITH_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
             configure += [f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(cmake_archs)}"]
-            try:
+        try:
             subprocess.run(configure, check=True)
         except subprocess.CalledProcessError:
             shutil.rmtree(build, ignore_errors=True)  # CMake would remember the wrong compiler
