@@ -8,6 +8,7 @@ kernel of every device that has no faster one, so ``torch.ops.eegfast.<op>`` alw
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,32 @@ def register_autograd(name: str, setup_context: Callable, backward: Callable) ->
         raise NotImplementedError(f"eegfast.ops.{name} has no second derivative")
 
     torch.library.register_autograd(f"eegfast::{name}_backward", refuse, lib=_lib)
+
+
+def widen_half(function: Callable) -> Callable:
+    """Let a public op take bfloat16 and float16 on the CPU, where its kernels know neither.
+
+    The op runs in float32 on exact copies, and each result is rounded once: its error is half a
+    unit in the last place of the narrow type, 2**-9 relative for bfloat16 and 2**-12 for float16.
+    """
+
+    @functools.wraps(function)
+    def widened(x, *args, **kwargs):
+        if not isinstance(x, Tensor) or x.dtype not in _HALF or x.device.type != "cpu":
+            return function(x, *args, **kwargs)
+
+        def wide(value):
+            return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
+
+        out = function(
+            wide(x), *(wide(a) for a in args), **{key: wide(a) for key, a in kwargs.items()}
+        )
+        return tuple(o.to(x.dtype) for o in out) if isinstance(out, tuple) else out.to(x.dtype)
+
+    return widened
+
+
+_HALF = (torch.bfloat16, torch.float16)
 
 
 def check_signal(op: str, argument: str, x: Tensor, min_dim: int, layout: str) -> None:
