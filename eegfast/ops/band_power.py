@@ -212,10 +212,17 @@ def band_power(
                 f"eegfast.ops.band_power: taper must be one of {TAPERS}, got {taper!r}"
             )
         taper = _taper(taper, window, x)
+    elif not isinstance(taper, Tensor):
+        raise TypeError(
+            "eegfast.ops.band_power: taper must be a name or a torch.Tensor, got "
+            f"{type(taper).__name__}"
+        )
     elif taper.shape != (window,):
         raise ValueError(
             f"eegfast.ops.band_power: taper must have shape ({window},), got {tuple(taper.shape)}"
         )
+    else:
+        taper = taper.to(x).detach()
     flat = []
     for start, stop in bins:
         if not 0 <= start < stop <= n_fft // 2 + 1:
@@ -224,4 +231,4 @@ def band_power(
                 f"{n_fft // 2 + 1}, got ({start}, {stop})"
             )
         flat += (int(start), int(stop))
-    return _op(x, taper.to(x).detach(), window, step, n_fft, flat, gain, log2)
+    return _op(x, taper, window, step, n_fft, flat, gain, log2)
