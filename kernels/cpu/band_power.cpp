@@ -246,24 +246,28 @@ class BandPowerKernel {
   }
 
   void write_gradient(int64_t count, bool accumulate) {
-    const T* z = work_.get();
-    int64_t t = 0;
-    if (!accumulate) {
-      for (; t + L <= used_; t += L) {
-        Vec<T> tile[L];
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) tile[i] = load(z + (t + i) * spread_ * L) * taper_[t + i];
-        transpose<T>(tile);
-#pragma GCC unroll 16
-        for (int lane = 0; lane < L; ++lane)
-          if (lane < count) store(rows_.grad[lane] + t, tile[lane]);
-      }
+    if (!accumulate && used_ >= L) {
+      for (int64_t t = 0; t + L <= used_; t += L) write_tile(t, count);
+      if (used_ % L) write_tile(used_ - L, count);
+      return;
     }
-    for (; t < used_; ++t)
+    const T* z = work_.get();
+    for (int64_t t = 0; t < used_; ++t)
       for (int64_t lane = 0; lane < count; ++lane) {
         T& to = rows_.grad[lane][t];
         to = (accumulate ? to : T(0)) + z[t * spread_ * L + lane] * taper_[t];
       }
+  }
+
+  void write_tile(int64_t t, int64_t count) {
+    const T* z = work_.get();
+    Vec<T> tile[L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) tile[i] = load(z + (t + i) * spread_ * L) * taper_[t + i];
+    transpose<T>(tile);
+#pragma GCC unroll 16
+    for (int lane = 0; lane < L; ++lane)
+      if (lane < count) store(rows_.grad[lane] + t, tile[lane]);
   }
 
   void zero_gap(int64_t count) {
