@@ -12,7 +12,7 @@ namespace {
 FilterBankPower params(const Signal& x, const Tensor& taps, int64_t head, int64_t tail) {
   STD_TORCH_CHECK(taps.dim() == 2 && taps.is_cpu() && taps.scalar_type() == ScalarType::Double &&
                       0 <= head && head < taps.size(1) && 0 <= tail && tail < taps.size(1) &&
-                      head + tail < x.n_times + taps.size(1),
+                      head + tail <= x.n_times + taps.size(1) - 1,
                   "eegfast::filter_bank_power: bad taps, head or tail");
   FilterBankPower p{};
   p.dtype = kernel_dtype("filter_bank_power", x.tensor);

@@ -104,8 +104,9 @@ def filter_bank_power(
 
     Notes
     -----
-    Float32 results are right to the last digit where a filter keeps more than some 1e-9 of a row's
-    energy. Float64 ones lose as many digits as the energy has more than the power. A NaN or Inf
+    All sums are double, with an error of a few 1e-16 of a row's energy. Where a filter keeps 1e-8
+    of that or more, float32 results are right to the last digit; a float64 result of 1e-4 of the
+    energy has twelve digits. A NaN or Inf
     makes the results of its row non-finite and touches no other row. The gradients, of ``x`` and
     ``taps``, are computed where they are asked for. There is no second derivative.
 

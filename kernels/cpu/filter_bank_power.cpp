@@ -25,9 +25,7 @@
 // 200 samples: 9 times fewer than filtering, 37 times at 8064 samples.
 #include "eegfast/filter_bank_power.h"
 
-#include <type_traits>
-
-#include "simd.h"
+#include "fir_bank.h"
 
 namespace eegfast::EEGFAST_ISA {
 namespace {
@@ -41,24 +39,6 @@ constexpr int kFilterBlock = 10;
 constexpr int kTimeBlock = 8;
 constexpr int64_t kTile = 256;  // samples
 
-// Cuts 0 .. count - 1 into runs of about equal length, at most Max, and calls
-// body(first, std::integral_constant<int, length>) on each.
-template <int Max, class Body>
-inline void with_constant(int64_t n, const Body& body) {
-  if constexpr (Max > 1) {
-    if (n < Max) return with_constant<Max - 1>(n, body);
-  }
-  body(std::integral_constant<int, Max>());
-}
-template <int Max, class Body>
-inline void in_blocks(int64_t count, const Body& body) {
-  const int64_t blocks = (count + Max - 1) / Max;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t first = count * b / blocks;
-    with_constant<Max>(count * (b + 1) / blocks - first, [&](auto size) { body(first, size); });
-  }
-}
-
 inline V load_double(const double* from) { return load(from); }
 inline void store_double(double* to, V v) { store(to, v); }
 typedef float Floats __attribute__((vector_size(L * sizeof(float))));
@@ -71,46 +51,6 @@ inline void store_double(float* to, V v) {
   const Floats narrow = __builtin_convertvector(v, Floats);
   std::memcpy(to, &narrow, sizeof narrow);
 }
-
-// One end of the full correlation: y[u] = sum_{m <= u} taps[m] x[u - m], u < count.
-struct End {
-  End(const FilterBankPower& p, bool head)
-      : count(head ? p.head : p.tail), by_tap(count * p.filters), by_filter(count * p.filters) {
-    for (int64_t f = 0; f < p.filters; ++f)
-      for (int64_t m = 0; m < count; ++m)
-        by_tap[m * p.filters + f] = by_filter[f * count + m] =
-            p.taps[f * p.length + (head ? p.length - 1 - m : m)];
-  }
-  int64_t count;
-  Scratch<double> by_tap, by_filter;
-};
-
-// What depends on the taps alone.
-struct Bank {
-  explicit Bank(const FilterBankPower& p)
-      : ends{{p, true}, {p, false}},
-        gain(p.filters),
-        energy_by_lag(p.length * p.filters),
-        energy_by_filter(p.length * p.filters) {
-    for (int64_t f = 0; f < p.filters; ++f) {
-      const double* h = p.taps + f * p.length;
-      gain[f] = 0;
-      for (int64_t k = 0; k < p.length; ++k) gain[f] += h[k];
-      for (int64_t d = 0; d < p.length; ++d) {
-        double c = 0;
-        for (int64_t k = 0; k + d < p.length; ++k) c += h[k] * h[k + d];
-        energy_by_lag[d * p.filters + f] = energy_by_filter[f * p.length + d] = d ? 2 * c : c;
-      }
-    }
-  }
-  End ends[2];
-  Scratch<double> gain;                             // sum h
-  Scratch<double> energy_by_lag, energy_by_filter;  // d sum y^2 / dr
-};
-
-// What the gradient of the taps is made of, for each filter: the sums over rows of g' r[d] and of
-// g sum x, then the gradients of the taps of each end. Kept per lane while rows are added.
-int64_t tap_sums_per_filter(const FilterBankPower& p) { return p.length + 1 + p.head + p.tail; }
 
 template <class T>
 class FilterBankKernel {
@@ -216,22 +156,20 @@ class FilterBankKernel {
       const double* x = &tile_[history_ * L];
       in_blocks<kLagBlock>(p_.length, [&](int64_t d, auto size) {
         constexpr int D = decltype(size)::value;
-        double* to = &sums_[d * L];
-        V sum[D];
-#pragma GCC unroll 16
-        for (int i = 0; i < D; ++i) sum[i] = load(to + i * L);
+        V sum[D] = {};
         for (int64_t s = 0; s < n; ++s) {
           const V now = load(x + s * L);
           const double* before = x + (s - d) * L;
 #pragma GCC unroll 16
           for (int i = 0; i < D; ++i) sum[i] += now * load(before - i * L);
         }
+        double* to = &sums_[d * L];
 #pragma GCC unroll 16
-        for (int i = 0; i < D; ++i) store(to + i * L, sum[i]);
+        for (int i = 0; i < D; ++i) store(to + i * L, load(to + i * L) + sum[i]);
       });
-      V sum = load(&sums_[p_.length * L]);
+      V sum{};
       for (int64_t s = 0; s < n; ++s) sum += load(x + s * L);
-      store(&sums_[p_.length * L], sum);
+      store(&sums_[p_.length * L], load(&sums_[p_.length * L]) + sum);
     }
   }
 
@@ -468,36 +406,6 @@ void forward(const FilterBankPower& p, ParallelFor parallel_for) {
     FilterBankKernel<T> kernel(p, bank, false);
     for (int64_t g = begin; g < end; ++g) kernel.forward(g * L, smaller(L, rows - g * L));
   });
-}
-
-// Sums over lanes, in place: value i moves from vector i to place i. `count` is a multiple of L.
-void sum_lanes(double* values, int64_t count) {
-  for (int64_t i = 0; i < count; i += L) {
-    V tile[L];
-    for (int j = 0; j < L; ++j) tile[j] = load(values + (i + j) * L);
-    transpose<double>(tile);
-    V sum = tile[0];
-    for (int j = 1; j < L; ++j) sum += tile[j];
-    store(values + i, sum);
-  }
-}
-
-void write_grad_taps(const FilterBankPower& p, const double* tap_sums) {
-  for (int64_t f = 0; f < p.filters; ++f) {
-    const double* h = p.taps + f * p.length;
-    const double* r = tap_sums + f * tap_sums_per_filter(p);
-    const double* head = r + p.length + 1;
-    const double* tail = head + p.head;
-    for (int64_t k = 0; k < p.length; ++k) {
-      double sum = h[k] * r[0];
-      for (int64_t d = 1; d < p.length; ++d)
-        sum += r[d] * ((k >= d ? h[k - d] : 0) + (k + d < p.length ? h[k + d] : 0));
-      double grad = r[p.length] + 2 * sum;
-      if (p.length - 1 - k < p.head) grad -= head[p.length - 1 - k];
-      if (k < p.tail) grad -= tail[k];
-      p.grad_taps[f * p.length + k] = grad;
-    }
-  }
 }
 
 template <class T>

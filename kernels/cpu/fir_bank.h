@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What filter_bank_power.cpp derives from the taps before it reads a row, and after the last row.
+#pragma once
+
+#include <type_traits>
+
+#include "eegfast/filter_bank_power.h"
+#include "simd.h"
+
+namespace eegfast::EEGFAST_ISA {
+namespace {
+
+// Cuts 0 .. count - 1 into runs of about equal length, at most Max, and calls
+// body(first, std::integral_constant<int, length>) on each.
+template <int Max, class Body>
+inline void with_constant(int64_t n, const Body& body) {
+  if constexpr (Max > 1) {
+    if (n < Max) return with_constant<Max - 1>(n, body);
+  }
+  body(std::integral_constant<int, Max>());
+}
+template <int Max, class Body>
+inline void in_blocks(int64_t count, const Body& body) {
+  const int64_t blocks = (count + Max - 1) / Max;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t first = count * b / blocks;
+    with_constant<Max>(count * (b + 1) / blocks - first, [&](auto size) { body(first, size); });
+  }
+}
+
+// One end of the full correlation: y[u] = sum_{m <= u} taps[m] x[u - m], u < count.
+struct End {
+  End(const FilterBankPower& p, bool head)
+      : count(head ? p.head : p.tail), by_tap(count * p.filters), by_filter(count * p.filters) {
+    for (int64_t f = 0; f < p.filters; ++f)
+      for (int64_t m = 0; m < count; ++m)
+        by_tap[m * p.filters + f] = by_filter[f * count + m] =
+            p.taps[f * p.length + (head ? p.length - 1 - m : m)];
+  }
+  int64_t count;
+  Scratch<double> by_tap, by_filter;
+};
+
+// What depends on the taps alone.
+struct Bank {
+  explicit Bank(const FilterBankPower& p)
+      : ends{{p, true}, {p, false}},
+        gain(p.filters),
+        energy_by_lag(p.length * p.filters),
+        energy_by_filter(p.length * p.filters) {
+    for (int64_t f = 0; f < p.filters; ++f) {
+      const double* h = p.taps + f * p.length;
+      gain[f] = 0;
+      for (int64_t k = 0; k < p.length; ++k) gain[f] += h[k];
+      for (int64_t d = 0; d < p.length; ++d) {
+        double c = 0;
+        for (int64_t k = 0; k + d < p.length; ++k) c += h[k] * h[k + d];
+        energy_by_lag[d * p.filters + f] = energy_by_filter[f * p.length + d] = d ? 2 * c : c;
+      }
+    }
+  }
+  End ends[2];
+  Scratch<double> gain;                             // sum h
+  Scratch<double> energy_by_lag, energy_by_filter;  // d sum y^2 / dr
+};
+
+// What the gradient of the taps is made of, for each filter: the sums over rows of g' r[d] and of
+// g sum x, then the gradients of the taps of each end. Kept per lane while rows are added.
+inline int64_t tap_sums_per_filter(const FilterBankPower& p) {
+  return p.length + 1 + p.head + p.tail;
+}
+
+// Sums over lanes, in place: value i moves from vector i to place i. `count` is a multiple of L.
+inline void sum_lanes(double* values, int64_t count) {
+  constexpr int L = kLanes<double>;
+  for (int64_t i = 0; i < count; i += L) {
+    Vec<double> tile[L];
+    for (int j = 0; j < L; ++j) tile[j] = load(values + (i + j) * L);
+    transpose<double>(tile);
+    Vec<double> sum = tile[0];
+    for (int j = 1; j < L; ++j) sum += tile[j];
+    store(values + i, sum);
+  }
+}
+
+inline void write_grad_taps(const FilterBankPower& p, const double* tap_sums) {
+  for (int64_t f = 0; f < p.filters; ++f) {
+    const double* h = p.taps + f * p.length;
+    const double* r = tap_sums + f * tap_sums_per_filter(p);
+    const double* head = r + p.length + 1;
+    const double* tail = head + p.head;
+    for (int64_t k = 0; k < p.length; ++k) {
+      double sum = h[k] * r[0];
+      for (int64_t d = 1; d < p.length; ++d)
+        sum += r[d] * ((k >= d ? h[k - d] : 0) + (k + d < p.length ? h[k + d] : 0));
+      double grad = r[p.length] + 2 * sum;
+      if (p.length - 1 - k < p.head) grad -= head[p.length - 1 - k];
+      if (k < p.tail) grad -= tail[k];
+      p.grad_taps[f * p.length + k] = grad;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace eegfast::EEGFAST_ISA
