@@ -30,29 +30,12 @@
 namespace eegfast::EEGFAST_ISA {
 namespace {
 
-using V = Vec<double>;
-constexpr int L = kLanes<double>;
-
 // Accumulators that fit the registers, in passes over samples and over taps.
 constexpr int kLagBlock = kVectorBytes == 64 ? 14 : 12;
 constexpr int kFilterBlock = 10;
 constexpr int kTimeBlock = 8;
 constexpr int64_t kTile = 256;  // samples
 
-inline V load_double(const double* from) { return load(from); }
-inline void store_double(double* to, V v) { store(to, v); }
-typedef float Floats __attribute__((vector_size(L * sizeof(float))));
-inline V load_double(const float* from) {
-  Floats v;
-  std::memcpy(&v, from, sizeof v);
-  return __builtin_convertvector(v, V);
-}
-inline void store_double(float* to, V v) {
-  const Floats narrow = __builtin_convertvector(v, Floats);
-  std::memcpy(to, &narrow, sizeof narrow);
-}
-
-template <class T>
 class FilterBankKernel {
  public:
   FilterBankKernel(const FilterBankPower& p, const Bank& bank, bool backward)
@@ -101,8 +84,8 @@ class FilterBankKernel {
     count_ = count;
     int64_t row = first_row % p_.rows, batch = first_row / p_.rows;
     for (int lane = 0; lane < L; ++lane) {
-      x_[lane] = static_cast<const T*>(p_.x) + batch * p_.stride_batch + row * p_.stride_row;
-      grad_x_[lane] = static_cast<T*>(p_.grad_x) + (batch * p_.rows + row) * p_.n_times;
+      x_[lane] = batch * p_.stride_batch + row * p_.stride_row;
+      grad_x_[lane] = (batch * p_.rows + row) * p_.n_times;
       out_[lane] = batch * p_.filters * p_.rows + row;
       if (lane + 1 >= count || ++row < p_.rows) continue;
       row = 0;
@@ -112,19 +95,25 @@ class FilterBankKernel {
 
   // Samples first .. first + count - 1 of every row, zero where there are none.
   void read(int64_t first, int64_t count, double* to) const {
+    p_.dtype == DType::kFloat32 ? read_as<float>(first, count, to)
+                                : read_as<double>(first, count, to);
+  }
+  template <class T>
+  void read_as(int64_t first, int64_t count, double* to) const {
+    const T* x = static_cast<const T*>(p_.x) + first;
     const int64_t stop = smaller(count, p_.n_times - first);
     int64_t i = 0;
     for (; i < count && first + i < 0; ++i) store(to + i * L, V{});
     for (; i + L <= stop; i += L) {
       V tile[L];
 #pragma GCC unroll 8
-      for (int lane = 0; lane < L; ++lane) tile[lane] = load_double(x_[lane] + first + i);
+      for (int lane = 0; lane < L; ++lane) tile[lane] = load_double(x + x_[lane] + i);
       transpose<double>(tile);
 #pragma GCC unroll 8
       for (int s = 0; s < L; ++s) store(to + (i + s) * L, tile[s]);
     }
     for (; i < stop; ++i)
-      for (int lane = 0; lane < L; ++lane) to[i * L + lane] = x_[lane][first + i];
+      for (int lane = 0; lane < L; ++lane) to[i * L + lane] = x[x_[lane] + i];
     for (; i < count; ++i) store(to + i * L, V{});
   }
 
@@ -143,6 +132,12 @@ class FilterBankKernel {
         to[f * L + lane] = grad[out_[lane] + f * p_.rows];
   }
 
+  V take_lanes(const double* from) const {
+    if (count_ == L) return load(from);
+    double lanes[L] = {};
+    for (int64_t lane = 0; lane < count_; ++lane) lanes[lane] = from[lane];
+    return load(lanes);
+  }
   void put_lanes(double* to, V v) const {
     if (count_ == L) return store(to, v);
     for (int64_t lane = 0; lane < count_; ++lane) to[lane] = v[lane];
@@ -228,36 +223,20 @@ class FilterBankKernel {
     const End& end = bank_.ends[which];
     in_blocks<kFilterBlock>(p_.filters, [&](int64_t f, auto size) {
       constexpr int G = decltype(size)::value;
+      V constant[G], factor[G];
+#pragma GCC unroll 16
+      for (int i = 0; i < G; ++i) {
+        constant[i] = load(&grad_total_[(f + i) * L]);
+        factor[i] = 2 * load(&grad_squares_[(f + i) * L]);
+      }
       for (int64_t u = 0; u < end.count; ++u) {
         V y[G];
         end_output<G>(end, end_x_[which].get(), f, u, y);
+        double* to = &end_grad_[(f * end.count + u) * L];
 #pragma GCC unroll 16
-        for (int i = 0; i < G; ++i) {
-          const V g = load(&grad_squares_[(f + i) * L]);
-          store(&end_grad_[((f + i) * end.count + u) * L],
-                load(&grad_total_[(f + i) * L]) + (g + g) * y[i]);
-        }
+        for (int i = 0; i < G; ++i) store(to + i * end.count * L, constant[i] + factor[i] * y[i]);
       }
     });
-  }
-
-  // to[i] += sum_{u >= first + i} z[u] other(u - first - i), u < count: what output u passes to
-  // sample or tap first + i, given its tap or sample u - first - i.
-  template <int J, class Other>
-  static void add_triangle(const double* z, int64_t first, int64_t count, const Other& other,
-                           V* to) {
-    z += first * L;
-#pragma GCC unroll 16
-    for (int u = 0; u < J; ++u) {
-      const V grad = load(z + u * L);
-#pragma GCC unroll 16
-      for (int i = 0; i <= u; ++i) to[i] += grad * other(u - i);
-    }
-    for (int64_t u = J; u < count - first; ++u) {
-      const V grad = load(z + u * L);
-#pragma GCC unroll 16
-      for (int i = 0; i < J; ++i) to[i] += grad * other(u - i);
-    }
   }
 
   void grad_of_end_samples(int which) {
@@ -296,17 +275,23 @@ class FilterBankKernel {
   }
 
   void add_tap_sums(int64_t first_row, double* tap_sums) {
-    std::memset(sums_.get(), 0, size_t(p_.length + 1) * L * sizeof(double));
-    for (int64_t d = 0; d <= p_.length; ++d)
-      std::memcpy(&sums_[d * L], p_.sums + d * p_.batch * p_.rows + first_row,
-                  size_t(count_) * sizeof(double));
+    const int64_t stride = tap_sums_per_filter(p_) * L;
+    const double* sums = p_.sums + first_row;
+    in_blocks<kLagBlock>(p_.length, [&](int64_t d, auto size) {
+      constexpr int D = decltype(size)::value;
+      V r[D];
+      for (int i = 0; i < D; ++i) r[i] = take_lanes(sums + (d + i) * p_.batch * p_.rows);
+      for (int64_t f = 0; f < p_.filters; ++f) {
+        const V grad = load(&grad_squares_[f * L]);
+        double* to = tap_sums + f * stride + d * L;
+#pragma GCC unroll 16
+        for (int i = 0; i < D; ++i) store(to + i * L, load(to + i * L) + grad * r[i]);
+      }
+    });
+    const V sum = take_lanes(sums + p_.length * p_.batch * p_.rows);
     for (int64_t f = 0; f < p_.filters; ++f) {
-      double* to = tap_sums + f * tap_sums_per_filter(p_) * L;
-      const V grad_squares = load(&grad_squares_[f * L]);
-      for (int64_t d = 0; d < p_.length; ++d)
-        store(to + d * L, load(to + d * L) + grad_squares * load(&sums_[d * L]));
-      to += p_.length * L;
-      store(to, load(to) + load(&grad_total_[f * L]) * load(&sums_[p_.length * L]));
+      double* to = tap_sums + f * stride + p_.length * L;
+      store(to, load(to) + load(&grad_total_[f * L]) * sum);
     }
   }
 
@@ -332,7 +317,9 @@ class FilterBankKernel {
         V grad[kTimeBlock];
         correlate(&tile_[(history_ + s) * L], constant, grad);
         take_off_ends(t + s, grad);
-        write_block(t + s, smaller(kTimeBlock, n - s), grad);
+        const int64_t count = smaller(kTimeBlock, n - s);
+        p_.dtype == DType::kFloat32 ? write_block<float>(t + s, count, grad)
+                                    : write_block<double>(t + s, count, grad);
       }
     }
   }
@@ -359,11 +346,13 @@ class FilterBankKernel {
     }
   }
 
+  template <class T>
   void write_block(int64_t t, int64_t n, V* block) const {
+    T* to = static_cast<T*>(p_.grad_x) + t;
     static_assert(kTimeBlock % L == 0);
     if (n < kTimeBlock) {
       for (int64_t i = 0; i < n; ++i)
-        for (int64_t lane = 0; lane < count_; ++lane) grad_x_[lane][t + i] = T(block[i][lane]);
+        for (int64_t lane = 0; lane < count_; ++lane) to[grad_x_[lane] + i] = T(block[i][lane]);
       return;
     }
 #pragma GCC unroll 8
@@ -371,7 +360,7 @@ class FilterBankKernel {
       transpose<double>(block + i);
 #pragma GCC unroll 8
       for (int lane = 0; lane < L; ++lane)
-        if (lane < count_) store_double(grad_x_[lane] + t + i, block[i + lane]);
+        if (lane < count_) store_double(to + grad_x_[lane] + i, block[i + lane]);
     }
   }
 
@@ -381,9 +370,7 @@ class FilterBankKernel {
   Scratch<double> tile_, sums_, end_x_[2], end_tile_;
   Scratch<double> grad_total_, grad_squares_, end_grad_, end_grad_x_[2], weights_;
   int64_t count_ = 0;
-  const T* x_[L];
-  T* grad_x_[L];
-  int64_t out_[L];
+  int64_t x_[L], grad_x_[L], out_[L];  // where each lane's row starts
 };
 
 // Multiplications that make it worth waking another thread.
@@ -398,18 +385,18 @@ int64_t group_grain(const FilterBankPower& p) {
   return int64_t(kGrain / (L * each)) + 1;
 }
 
-template <class T>
-void forward(const FilterBankPower& p, ParallelFor parallel_for) {
+}  // namespace
+
+void filter_bank_power(const FilterBankPower& p, ParallelFor parallel_for) {
   const Bank bank(p);
   const int64_t rows = p.batch * p.rows;
   parallel(parallel_for, (rows + L - 1) / L, group_grain(p), [&](int64_t begin, int64_t end) {
-    FilterBankKernel<T> kernel(p, bank, false);
+    FilterBankKernel kernel(p, bank, false);
     for (int64_t g = begin; g < end; ++g) kernel.forward(g * L, smaller(L, rows - g * L));
   });
 }
 
-template <class T>
-void backward(const FilterBankPower& p, ParallelFor parallel_for) {
+void filter_bank_power_backward(const FilterBankPower& p, ParallelFor parallel_for) {
   const Bank bank(p);
   const int64_t rows = p.batch * p.rows, groups = (rows + L - 1) / L;
   const int64_t per_chunk = (groups + kChunks - 1) / kChunks;
@@ -418,7 +405,7 @@ void backward(const FilterBankPower& p, ParallelFor parallel_for) {
   const int64_t padded = (count + L - 1) / L * L;
   Scratch<double> sums(chunks * padded);
   parallel(parallel_for, chunks, group_grain(p) / per_chunk + 1, [&](int64_t begin, int64_t end) {
-    FilterBankKernel<T> kernel(p, bank, true);
+    FilterBankKernel kernel(p, bank, true);
     Scratch<double> in_lanes(padded * L);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       if (count) std::memset(in_lanes.get(), 0, size_t(padded * L) * sizeof(double));
@@ -432,16 +419,6 @@ void backward(const FilterBankPower& p, ParallelFor parallel_for) {
   for (int64_t chunk = 1; chunk < chunks; ++chunk)
     for (int64_t i = 0; i < count; ++i) sums[i] += sums[chunk * padded + i];
   write_grad_taps(p, sums.get());
-}
-
-}  // namespace
-
-void filter_bank_power(const FilterBankPower& p, ParallelFor parallel_for) {
-  p.dtype == DType::kFloat32 ? forward<float>(p, parallel_for) : forward<double>(p, parallel_for);
-}
-
-void filter_bank_power_backward(const FilterBankPower& p, ParallelFor parallel_for) {
-  p.dtype == DType::kFloat32 ? backward<float>(p, parallel_for) : backward<double>(p, parallel_for);
 }
 
 }  // namespace eegfast::EEGFAST_ISA

@@ -10,6 +10,22 @@
 namespace eegfast::EEGFAST_ISA {
 namespace {
 
+using V = Vec<double>;
+constexpr int L = kLanes<double>;
+
+inline V load_double(const double* from) { return load(from); }
+inline void store_double(double* to, V v) { store(to, v); }
+typedef float Floats __attribute__((vector_size(L * sizeof(float))));
+inline V load_double(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof v);
+  return __builtin_convertvector(v, V);
+}
+inline void store_double(float* to, V v) {
+  const Floats narrow = __builtin_convertvector(v, Floats);
+  std::memcpy(to, &narrow, sizeof narrow);
+}
+
 // Cuts 0 .. count - 1 into runs of about equal length, at most Max, and calls
 // body(first, std::integral_constant<int, length>) on each.
 template <int Max, class Body>
@@ -70,14 +86,31 @@ inline int64_t tap_sums_per_filter(const FilterBankPower& p) {
   return p.length + 1 + p.head + p.tail;
 }
 
+// to[i] += sum_{u >= first + i} z[u] other(u - first - i), u < count: what output u passes to
+// sample or tap first + i, given its tap or sample u - first - i.
+template <int J, class Other>
+inline void add_triangle(const double* z, int64_t first, int64_t count, const Other& other, V* to) {
+  z += first * L;
+#pragma GCC unroll 16
+  for (int u = 0; u < J; ++u) {
+    const V grad = load(z + u * L);
+#pragma GCC unroll 16
+    for (int i = 0; i <= u; ++i) to[i] += grad * other(u - i);
+  }
+  for (int64_t u = J; u < count - first; ++u) {
+    const V grad = load(z + u * L);
+#pragma GCC unroll 16
+    for (int i = 0; i < J; ++i) to[i] += grad * other(u - i);
+  }
+}
+
 // Sums over lanes, in place: value i moves from vector i to place i. `count` is a multiple of L.
 inline void sum_lanes(double* values, int64_t count) {
-  constexpr int L = kLanes<double>;
   for (int64_t i = 0; i < count; i += L) {
-    Vec<double> tile[L];
+    V tile[L];
     for (int j = 0; j < L; ++j) tile[j] = load(values + (i + j) * L);
     transpose<double>(tile);
-    Vec<double> sum = tile[0];
+    V sum = tile[0];
     for (int j = 1; j < L; ++j) sum += tile[j];
     store(values + i, sum);
   }
