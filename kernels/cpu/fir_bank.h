@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What filter_bank_power.cpp derives from the taps before it reads a row, and after the last row.
+// The parts of filter_bank_power.cpp that know no row: blocks of registers, what is derived from
+// the taps before the first row and for them after the last.
 #pragma once
 
 #include <type_traits>
@@ -64,14 +65,23 @@ struct Bank {
         gain(p.filters),
         energy_by_lag(p.length * p.filters),
         energy_by_filter(p.length * p.filters) {
-    for (int64_t f = 0; f < p.filters; ++f) {
-      const double* h = p.taps + f * p.length;
-      gain[f] = 0;
-      for (int64_t k = 0; k < p.length; ++k) gain[f] += h[k];
-      for (int64_t d = 0; d < p.length; ++d) {
-        double c = 0;
-        for (int64_t k = 0; k + d < p.length; ++k) c += h[k] * h[k + d];
-        energy_by_lag[d * p.filters + f] = energy_by_filter[f * p.length + d] = d ? 2 * c : c;
+    const int64_t filters = p.filters, length = p.length;
+    Scratch<double> by_tap(length * filters);
+    for (int64_t f = 0; f < filters; ++f)
+      for (int64_t k = 0; k < length; ++k) by_tap[k * filters + f] = p.taps[f * length + k];
+    for (int64_t f = 0; f < filters; ++f) gain[f] = 0;
+    for (int64_t k = 0; k < length; ++k)
+      for (int64_t f = 0; f < filters; ++f) gain[f] += by_tap[k * filters + f];
+    for (int64_t d = 0; d < length; ++d) {
+      double* c = &energy_by_lag[d * filters];
+      for (int64_t f = 0; f < filters; ++f) c[f] = 0;
+      for (int64_t k = 0; k + d < length; ++k) {
+        const double *a = &by_tap[k * filters], *b = &by_tap[(k + d) * filters];
+        for (int64_t f = 0; f < filters; ++f) c[f] += a[f] * b[f];
+      }
+      for (int64_t f = 0; f < filters; ++f) {
+        if (d > 0) c[f] *= 2;
+        energy_by_filter[f * length + d] = c[f];
       }
     }
   }
@@ -117,20 +127,21 @@ inline void sum_lanes(double* values, int64_t count) {
 }
 
 inline void write_grad_taps(const FilterBankPower& p, const double* tap_sums) {
+  const int64_t length = p.length;
   for (int64_t f = 0; f < p.filters; ++f) {
-    const double* h = p.taps + f * p.length;
+    const double* h = p.taps + f * length;
     const double* r = tap_sums + f * tap_sums_per_filter(p);
-    const double* head = r + p.length + 1;
+    const double* head = r + length + 1;
     const double* tail = head + p.head;
-    for (int64_t k = 0; k < p.length; ++k) {
-      double sum = h[k] * r[0];
-      for (int64_t d = 1; d < p.length; ++d)
-        sum += r[d] * ((k >= d ? h[k - d] : 0) + (k + d < p.length ? h[k + d] : 0));
-      double grad = r[p.length] + 2 * sum;
-      if (p.length - 1 - k < p.head) grad -= head[p.length - 1 - k];
-      if (k < p.tail) grad -= tail[k];
-      p.grad_taps[f * p.length + k] = grad;
+    double* grad = p.grad_taps + f * length;
+    for (int64_t k = 0; k < length; ++k) grad[k] = r[length] + 2 * r[0] * h[k];
+    for (int64_t d = 1; d < length; ++d) {
+      const double twice = 2 * r[d];
+      for (int64_t k = d; k < length; ++k) grad[k] += twice * h[k - d];
+      for (int64_t k = d; k < length; ++k) grad[k - d] += twice * h[k];
     }
+    for (int64_t m = 0; m < p.head; ++m) grad[length - 1 - m] -= head[m];
+    for (int64_t m = 0; m < p.tail; ++m) grad[m] -= tail[m];
   }
 }
 
