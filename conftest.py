@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,16 @@ def pytest_addoption(parser):
         help="like --benchmark, three rounds and without torch.compile: are the values right?",
     )
     group.addoption("--benchmark-threads", type=int, help="torch threads (default: all cores)")
-    group.addoption("--benchmark-results", metavar="FILE", help="write the figures to FILE as JSON")
+    group.addoption(
+        "--benchmark-cold",
+        action="store_true",
+        help="leave glibc's malloc as it is: large outputs then cost page faults each time",
+    )
+    group.addoption(
+        "--benchmark-results",
+        metavar="FILE",
+        help="add the figures to FILE (JSON), in place of those of the same settings",
+    )
 
 
 def _benchmarking(config) -> bool:
@@ -43,10 +51,12 @@ def bench(pytestconfig):
 
     if pytestconfig.getoption("--benchmark-threads"):
         torch.set_num_threads(pytestconfig.getoption("--benchmark-threads"))
-    harness.warm_allocator()
+    cold = pytestconfig.getoption("--benchmark-cold")
+    if not cold:
+        harness.warm_allocator()
     torch._dynamo.config.recompile_limit = 256
     torch._dynamo.config.automatic_dynamic_shapes = False
-    session = harness.Benchmark(smoke=pytestconfig.getoption("--benchmark-smoke"))
+    session = harness.Benchmark(pytestconfig.getoption("--benchmark-smoke"), cold)
     pytestconfig.stash[_SESSION] = session
     return session
 
@@ -58,12 +68,11 @@ def pytest_terminal_summary(terminalreporter, config):
     session = config.stash.get(_SESSION, None)
     if session is None or not session.rows:
         return
-    from harness import environment
+    from harness import environment, merge_results
 
-    facts = environment()
     say = terminalreporter.write_line
     terminalreporter.section("benchmark")
-    say(", ".join(f"{key} {value}" for key, value in facts.items()))
+    say(", ".join(f"{key} {value}" for key, value in environment(session.cold).items()))
     if session.smoke:
         say("smoke run: the values were checked; the times mean nothing")
     for row in session.rows:
@@ -78,6 +87,5 @@ def pytest_terminal_summary(terminalreporter, config):
                 f"  {name:28s}{row.median_ms(name):11.3f}{row.min_ms(name):11.3f}"
                 f"{row.spread(name):9.0%}{row.ratio(name):9.2f}"
             )
-    if config.getoption("--benchmark-results"):
-        record = {"environment": facts, "rows": [row.as_dict() for row in session.rows]}
-        Path(config.getoption("--benchmark-results")).write_text(json.dumps(record, indent=1))
+    if config.getoption("--benchmark-results") and not session.smoke:
+        merge_results(Path(config.getoption("--benchmark-results")), session.rows)

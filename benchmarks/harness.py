@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import datetime
 import gc
+import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -51,7 +54,9 @@ class Row:
     error: float
     error_limit: float
     times: dict[str, list[float]]
-    threads: int
+    environment: dict[str, object]
+    predicted_ms: float | None = None
+    goal: tuple[float, float] | None = None
 
     def median_ms(self, name: str) -> float:
         return 1e3 * statistics.median(self.times[name])
@@ -78,7 +83,9 @@ class Row:
         return {
             "name": self.name,
             "shape": self.shape,
-            "threads": self.threads,
+            **self.environment,
+            "predicted_ms": self.predicted_ms,
+            "goal": self.goal,
             "error": self.error,
             "error_limit": self.error_limit,
             "quiet": self.quiet,
@@ -97,8 +104,9 @@ class Row:
 class Benchmark:
     """What a bench_*.py function gets as ``bench``."""
 
-    def __init__(self, smoke: bool):
+    def __init__(self, smoke: bool, cold: bool = False):
         self.smoke = smoke
+        self.cold = cold
         self.rows: list[Row] = []
 
     def compile(self, function: Callable) -> Callable | None:
@@ -116,11 +124,14 @@ class Benchmark:
         error: Callable[[object], float],
         error_limit: float,
         rival_error_limit: float | None = None,
+        predicted_ms: float | None = None,
+        goal: tuple[float, float] | None = None,
     ) -> Row:
         """Check every contender with ``error``, then time them in turns.
 
         ``rival_error_limit`` (default: 100 times ours) only has to show that a rival computes the
-        same thing.
+        same thing. ``predicted_ms`` and ``goal`` (how many times faster than the first rival and
+        than the best) were written down before measuring, on two threads; they go into the results.
         """
         first, *others = [(k, f) for k, f in rivals.items() if f]
         contenders = dict([("ours", ours), first, ("ours again", ours), *others])
@@ -145,21 +156,35 @@ class Benchmark:
                     times[rival].append(time.perf_counter() - before)
         finally:
             gc.enable()
-        row = Row(name, shape, measured, error_limit, times, torch.get_num_threads())
+        facts = environment(self.cold)
+        row = Row(name, shape, measured, error_limit, times, facts, predicted_ms, goal)
         self.rows.append(row)
         return row
 
 
-def environment() -> dict[str, object]:
+def environment(cold: bool) -> dict[str, object]:
     """What a figure means nothing without."""
     return {
-        "eegfast": eegfast.__version__,
-        "isa": eegfast.build_info().get("isa", "reference"),
-        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "isa": eegfast.build_info().get("isa", "reference"),
+        "allocator": "cold" if cold else "warm",
+        "eegfast": eegfast.__version__,
+        "torch": torch.__version__,
         "cpu": cpu_model(),
-        "load_average": os.getloadavg()[0],
+        "load_average": round(os.getloadavg()[0], 2),
+        "date": datetime.date.today().isoformat(),
     }
+
+
+def merge_results(path: Path, rows: Iterable[Row]) -> None:
+    """Put rows into a file of results, in place of those of the same comparison and settings."""
+
+    def key(row: dict) -> tuple:
+        return tuple(row[k] for k in ("name", "shape", "threads", "isa", "allocator"))
+
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    merged = {key(row): row for row in [*kept, *(row.as_dict() for row in rows)]}
+    path.write_text(json.dumps({"rows": list(merged.values())}, indent=1) + "\n")
 
 
 def cpu_model() -> str:

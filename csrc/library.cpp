@@ -14,6 +14,10 @@ STABLE_TORCH_LIBRARY(eegfast, m) {
   m.def(
       "bandpass_power_backward(Tensor grad, Tensor x, Tensor sos, int window, int step, int ddof) "
       "-> Tensor");
+  m.def("filter_bank_power(Tensor x, Tensor taps, int head, int tail) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "filter_bank_power_backward(Tensor? grad_total, Tensor? grad_squares, Tensor x, Tensor taps, "
+      "Tensor? sums, int head, int tail, bool need_x) -> (Tensor, Tensor)");
   m.def("lds_smooth(Tensor y, Tensor? prior, float q, float r, float p0, bool causal) -> Tensor");
   m.def(
       "lds_smooth_backward(Tensor grad, float q, float r, float p0, bool causal, bool own_prior) "

@@ -32,7 +32,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("module", ["eegfast", "eegfast.ops", "eegfast.reference"])
+@pytest.mark.parametrize("module", ["eegfast", "eegfast.ops", "eegfast.reference", "eegfast.nn"])
 def test_imports_are_light(module):
     done = run_python(
         f"import sys, torch; before = set(sys.modules); import {module};"
@@ -55,6 +55,7 @@ with warnings.catch_warnings(record=True) as caught:
         ops.lds_smooth(y),
         ops.band_power(x, window=200, n_fft=256, bins=[(1, 5)]),
         ops.bandpass_power(x, sos, window=200),
+        sum(ops.filter_bank_power(x, torch.randn(3, 9))),
     ]
     for out in outputs:
         out.sum().backward()

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "eegfast/filter_bank_power.h"
+
+#include <optional>
+#include <tuple>
+
+#include "stable_compat.h"
+
+namespace eegfast {
+namespace {
+
+FilterBankPower params(const Signal& x, const Tensor& taps, int64_t head, int64_t tail) {
+  STD_TORCH_CHECK(taps.dim() == 2 && taps.is_cpu() && taps.scalar_type() == ScalarType::Double &&
+                      0 <= head && head < taps.size(1) && 0 <= tail && tail < taps.size(1) &&
+                      head + tail <= x.n_times + taps.size(1) - 1,
+                  "eegfast::filter_bank_power: bad taps, head or tail");
+  FilterBankPower p{};
+  p.dtype = kernel_dtype("filter_bank_power", x.tensor);
+  p.x = x.tensor.const_data_ptr();
+  p.stride_batch = x.stride_batch;
+  p.stride_row = x.stride_chan;
+  p.taps = static_cast<const double*>(taps.const_data_ptr());
+  p.batch = x.batch;
+  p.rows = x.n_chans;
+  p.n_times = x.n_times;
+  p.filters = taps.size(0);
+  p.length = taps.size(1);
+  p.head = head;
+  p.tail = tail;
+  return p;
+}
+
+Tensor empty_double(const Tensor& like, const std::vector<int64_t>& shape) {
+  return torch::stable::new_empty(
+      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
+      ScalarType::Double);
+}
+
+std::tuple<Tensor, Tensor, Tensor> filter_bank_power(const Tensor& x, const Tensor& taps,
+                                                     int64_t head, int64_t tail) {
+  const Signal signal = as_signal(x);
+  const Tensor flat_taps = as_contiguous(taps);
+  FilterBankPower p = params(signal, flat_taps, head, tail);
+  std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end() - 1);
+  shape.insert(shape.end() - 1, p.filters);
+  Tensor total = empty_double(x, shape), squares = empty_double(x, shape);
+  Tensor sums = empty_double(x, {p.length + 1, p.batch * p.rows});
+  p.total = static_cast<double*>(total.mutable_data_ptr());
+  p.squares = static_cast<double*>(squares.mutable_data_ptr());
+  p.sums = static_cast<double*>(sums.mutable_data_ptr());
+  if (sums.numel()) filter_bank_power_cpu(p, cpu_isa(), torch_threads);
+  return {total, squares, sums};
+}
+
+std::tuple<Tensor, Tensor> filter_bank_power_backward(std::optional<Tensor> grad_total,
+                                                      std::optional<Tensor> grad_squares,
+                                                      const Tensor& x, const Tensor& taps,
+                                                      std::optional<Tensor> sums, int64_t head,
+                                                      int64_t tail, bool need_x) {
+  const Signal signal = as_signal(x);
+  const Tensor flat_taps = as_contiguous(taps);
+  const Tensor flat_total = grad_total ? as_contiguous(*grad_total) : flat_taps;
+  const Tensor flat_squares = grad_squares ? as_contiguous(*grad_squares) : flat_taps;
+  const Tensor flat_sums = sums ? as_contiguous(*sums) : flat_taps;
+  FilterBankPower p = params(signal, flat_taps, head, tail);
+  std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+  Tensor grad_x = empty_like_shape(x, need_x ? shape : std::vector<int64_t>{0});
+  Tensor grad_taps =
+      sums ? empty_double(x, {p.filters, p.length}) : empty_double(x, std::vector<int64_t>{0});
+  const auto doubles = [](const Tensor& t) {
+    return static_cast<const double*>(t.const_data_ptr());
+  };
+  if (grad_total) p.grad_total = doubles(flat_total);
+  if (grad_squares) p.grad_squares = doubles(flat_squares);
+  if (need_x) p.grad_x = grad_x.mutable_data_ptr();
+  if (sums) {
+    p.sums = static_cast<double*>(flat_sums.mutable_data_ptr());
+    p.grad_taps = static_cast<double*>(grad_taps.mutable_data_ptr());
+  }
+  if (p.batch * p.rows == 0)
+    torch::stable::fill_(grad_taps, 0);
+  else if (need_x || sums)
+    filter_bank_power_backward_cpu(p, cpu_isa(), torch_threads);
+  return {grad_x, grad_taps};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(eegfast, CPU, m) {
+  m.impl("filter_bank_power", TORCH_BOX(&filter_bank_power));
+  m.impl("filter_bank_power_backward", TORCH_BOX(&filter_bank_power_backward));
+}
+
+}  // namespace eegfast
