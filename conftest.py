@@ -19,6 +19,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="like --benchmark, three rounds and without torch.compile: are the values right?",
     )
+    group.addoption(
+        "--benchmark-eager",
+        action="store_true",
+        help="leave out the rivals that torch.compile makes, which take most of the time",
+    )
     group.addoption("--benchmark-threads", type=int, help="torch threads (default: all cores)")
     group.addoption(
         "--benchmark-cold",
@@ -56,7 +61,11 @@ def bench(pytestconfig):
         harness.warm_allocator()
     torch._dynamo.config.recompile_limit = 256
     torch._dynamo.config.automatic_dynamic_shapes = False
-    session = harness.Benchmark(pytestconfig.getoption("--benchmark-smoke"), cold)
+    session = harness.Benchmark(
+        pytestconfig.getoption("--benchmark-smoke"),
+        cold,
+        pytestconfig.getoption("--benchmark-eager"),
+    )
     pytestconfig.stash[_SESSION] = session
     return session
 

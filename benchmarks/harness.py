@@ -104,14 +104,15 @@ class Row:
 class Benchmark:
     """What a bench_*.py function gets as ``bench``."""
 
-    def __init__(self, smoke: bool, cold: bool = False):
+    def __init__(self, smoke: bool, cold: bool = False, eager: bool = False):
         self.smoke = smoke
+        self.eager = smoke or eager
         self.cold = cold
         self.rows: list[Row] = []
 
     def compile(self, function: Callable) -> Callable | None:
-        """Return torch.compile's version, or None in a smoke run, which has no time for it."""
-        if self.smoke:
+        """Return torch.compile's version, or None in a run that has no time for it."""
+        if self.eager:
             return None
         return torch.compile(function, dynamic=False, fullgraph=True)
 
