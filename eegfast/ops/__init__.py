@@ -3,6 +3,7 @@
 
 from eegfast.ops.band_power import band_bins, band_power
 from eegfast.ops.bandpass_power import bandpass_power
+from eegfast.ops.depthwise_conv3d import depthwise_conv3d
 from eegfast.ops.lds_smooth import lds_smooth
 
-__all__ = ["band_bins", "band_power", "bandpass_power", "lds_smooth"]
+__all__ = ["band_bins", "band_power", "bandpass_power", "depthwise_conv3d", "lds_smooth"]

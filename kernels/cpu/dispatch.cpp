@@ -8,6 +8,7 @@
 
 #include "eegfast/band_power.h"
 #include "eegfast/bandpass_power.h"
+#include "eegfast/depthwise_conv3d.h"
 #include "eegfast/lds_smooth.h"
 
 #if defined(EEGFAST_X86)
@@ -18,14 +19,16 @@
 
 namespace eegfast {
 
-#define EEGFAST_DECLARE(ns)                                        \
-  namespace ns {                                                   \
-  void band_power(const BandPower&, ParallelFor);                  \
-  void band_power_backward(const BandPower&, ParallelFor);         \
-  void bandpass_power(const BandpassPower&, ParallelFor);          \
-  void bandpass_power_backward(const BandpassPower&, ParallelFor); \
-  void lds_smooth(const LdsSmooth&, ParallelFor);                  \
-  void lds_smooth_backward(const LdsSmooth&, ParallelFor);         \
+#define EEGFAST_DECLARE(ns)                                            \
+  namespace ns {                                                       \
+  void band_power(const BandPower&, ParallelFor);                      \
+  void band_power_backward(const BandPower&, ParallelFor);             \
+  void bandpass_power(const BandpassPower&, ParallelFor);              \
+  void bandpass_power_backward(const BandpassPower&, ParallelFor);     \
+  void depthwise_conv3d(const DepthwiseConv3d&, ParallelFor);          \
+  void depthwise_conv3d_backward(const DepthwiseConv3d&, ParallelFor); \
+  void lds_smooth(const LdsSmooth&, ParallelFor);                      \
+  void lds_smooth_backward(const LdsSmooth&, ParallelFor);             \
   }
 EEGFAST_EACH_ISA(EEGFAST_DECLARE)
 #undef EEGFAST_DECLARE
@@ -89,6 +92,8 @@ EEGFAST_DISPATCH(band_power, BandPower)
 EEGFAST_DISPATCH(band_power_backward, BandPower)
 EEGFAST_DISPATCH(bandpass_power, BandpassPower)
 EEGFAST_DISPATCH(bandpass_power_backward, BandpassPower)
+EEGFAST_DISPATCH(depthwise_conv3d, DepthwiseConv3d)
+EEGFAST_DISPATCH(depthwise_conv3d_backward, DepthwiseConv3d)
 EEGFAST_DISPATCH(lds_smooth, LdsSmooth)
 EEGFAST_DISPATCH(lds_smooth_backward, LdsSmooth)
 
