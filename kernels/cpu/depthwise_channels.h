@@ -30,6 +30,8 @@ class PaddedVectors {
   }
 
   Tile tile() const { return tile_; }
+  // Whether the three taps along the width are one position apart.
+  bool slides() const { return h_.taps == 3 && w_.taps == 3 && w_.step == 1; }
   int64_t offset(int d, int h, int w) const {
     return (d_.shift[d] - d_.lowest()) * plane_ + (h_.shift[h] - h_.lowest()) * row_ +
            (w_.shift[w] - w_.lowest()) * L;
@@ -167,16 +169,17 @@ class ChannelsForward {
   }
 
  private:
-  static constexpr int L = kLanes<T>, kBlock = 8;
+  static constexpr int L = kLanes<T>;
 
   void row(int64_t d, const T* source, Vec<T> start, T* out, int64_t lanes) {
-    const int64_t width = p_.out[2], blocks = (width + kBlock - 1) / kBlock;
     const int64_t taps = p_.kernel[1] * p_.kernel[2];
     const int64_t first = d_.first_tap(d) * taps, stop = d_.stop_tap(d) * taps;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t w = width * b / blocks, size = width * (b + 1) / blocks - w;
-      positions<kBlock>(size, source + w * source_.step(), first, stop, start, out + w * p_.chans,
-                        lanes);
+    for (int64_t left = p_.out[2]; left > 0;) {
+      const int64_t size = next_block(left);
+      positions<kBlock>(size, source, first, stop, start, out, lanes);
+      left -= size;
+      source += size * source_.step();
+      out += size * p_.chans;
     }
   }
 
@@ -187,8 +190,12 @@ class ChannelsForward {
       if (size < V) return positions<V - 1>(size, source, first, stop, start, out, lanes);
     }
     Vec<T> sums[V];
-    correlate<V, true, T>(source, source_.step(), weights_.get(), offsets_, first, stop, start,
-                          sums);
+    if (source_.slides())
+      correlate_sliding<V, true, T>(source, L, weights_.get(), offsets_, first, stop, 1, 3, start,
+                                    sums);
+    else
+      correlate<V, true, T>(source, source_.step(), weights_.get(), offsets_, first, stop, start,
+                            sums);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       if (p_.out_relu) sums[v] = at_least<T>(sums[v], Vec<T>{});
@@ -316,7 +323,11 @@ class ChannelsBackward {
                weights_.get() + skipped * L, activation, sums_.get() + skipped * L,
                sums_.get() + taps_ * L);
     };
-    if (wanted_.dx && wanted_.dw)
+    if (wanted_.dx && wanted_.dw && source_.slides() && r.last_lanes == L)
+      backward_sliding<true>(r, 1, stop_tap - first_tap, 1, 3, offsets_ + skipped,
+                             weights_.get() + skipped * L, activation, sums_.get() + skipped * L,
+                             sums_.get() + taps_ * L);
+    else if (wanted_.dx && wanted_.dw)
       go(backward_taps<true, true, true, T>);
     else if (wanted_.dx)
       go(backward_taps<true, false, true, T>);

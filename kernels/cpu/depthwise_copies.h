@@ -27,22 +27,27 @@ struct ActivatedInput {
   }
 };
 
-// Reads the gradient of a result y, where the ReLU behind it let it through.
+// Reads the gradient of a result y, where the ReLU behind it let it through, and adds it up.
 template <class T>
 struct MaskedGradient {
   const T* grad;
   const T* y;  // null without a ReLU
+  mutable Vec<T> sum{};
   Vec<T> operator()(int64_t at) const {
     const Vec<T> g = load(grad + at);
-    return y ? masked(g, load(y + at)) : g;
+    return counted(y ? masked(g, load(y + at)) : g);
   }
   Vec<T> first(int64_t at, int64_t count) const {
     const Vec<T> g = load_first(grad + at, count);
-    return y ? masked(g, load_first(y + at, count)) : g;
+    return counted(y ? masked(g, load_first(y + at, count)) : g);
   }
 
  private:
   static Vec<T> masked(Vec<T> g, Vec<T> y) { return y <= Vec<T>{} ? Vec<T>{} : g; }
+  Vec<T> counted(Vec<T> g) const {
+    sum += g;
+    return g;
+  }
 };
 
 template <class T>
@@ -75,6 +80,12 @@ class Copies {
   }
   Copies(const Copies&) = delete;
 
+  // Whether the rows of a plane are whole vectors, the three taps along the height one row apart.
+  bool slides() const {
+    return flat_ && h_.taps == 3 && w_.taps == 3 && w_.targets % L == 0 && w_.targets > 0;
+  }
+  // Whether a tile is all of the targets: fill() then reads each element of the source once.
+  bool one_tile() const { return zeros_stay_; }
   int64_t tile_d() const { return tile_.d; }
   int64_t tile_h() const { return tile_.h; }
 
@@ -101,7 +112,7 @@ class Copies {
 
  private:
   static int64_t floor_div(int64_t a, int64_t b) { return (a >= 0 ? a : a - b + 1) / b; }
-  T* data() const { return const_cast<Copies*>(this)->scratch_.get() + L; }
+  T* data() const { return scratch_.get() + L; }
 
   // All bits set where a tap has a column, for columns 0 .. targets + L - 1 (they wrap round).
   void mark_columns() {
@@ -126,6 +137,8 @@ class Copies {
     const int64_t from = (d * h_.sources + h0 + first_row_ + first) * width;
     T* const middle = plane + middle_ * copy_;
     T* const to = middle + first * width;
+    if (zeros_stay_ && L % width == 0 && w_.taps == 3 && middle_ == 1)
+      return fill_whole_rows(plane + first * width, from, count, read);
     int64_t i = 0;
     for (; i + L <= count; i += L) store(to + i, read(from + i));
     if (i < count) store(to + i, read.first(from + i, count - i));
@@ -133,22 +146,40 @@ class Copies {
       std::memset(middle, 0, size_t(first * width) * sizeof(T));
       std::memset(middle + stop * width, 0, size_t(copy_ - stop * width) * sizeof(T));
     }
-    for (int tap = 0; tap < w_.taps; ++tap) {
-      if (tap == middle_) continue;
-      const T* marks = marks_.get() + tap * (width + L);
-      const int64_t begin = zeros_stay_ ? first * width : 0;
-      const int64_t end = zeros_stay_ ? stop * width : rows * width;
-      T* copy = plane + tap * copy_;
-      int64_t column = 0;
-      for (int64_t k = begin; k < end; k += L) {
-        Bits<T> bits, keep;
-        std::memcpy(&bits, middle + k + w_.shift[tap], sizeof bits);
-        std::memcpy(&keep, marks + column, sizeof keep);
-        bits &= keep;
-        std::memcpy(copy + k, &bits, sizeof bits);
-        column += L;
-        while (column >= width) column -= width;
-      }
+    const int64_t begin = zeros_stay_ ? first * width : 0;
+    const int64_t end = zeros_stay_ ? stop * width : rows * width;
+    for (int tap = 0; tap < w_.taps; ++tap)
+      if (tap != middle_) move(middle + w_.shift[tap], tap, begin, end, plane + tap * copy_);
+  }
+
+  // Where vectors hold whole rows, the neighbours of each column are in the same vector.
+  template <class Read>
+  void fill_whole_rows(T* to, int64_t from, int64_t count, const Read& read) const {
+    const Bits<T> before = marks(0, 0), after = marks(2, 0);
+    const auto put = [&](int64_t i, Vec<T> v) {
+      store(to + i, keep_marked<T>(move_lanes<-1, T>(v), before));
+      store(to + i + copy_, v);
+      store(to + i + 2 * copy_, keep_marked<T>(move_lanes<1, T>(v), after));
+    };
+    int64_t i = 0;
+    for (; i + L <= count; i += L) put(i, read(from + i));
+    if (i < count) put(i, read.first(from + i, count - i));
+  }
+
+  Bits<T> marks(int tap, int64_t column) const {
+    Bits<T> bits;
+    std::memcpy(&bits, &marks_[tap * (w_.targets + L) + column], sizeof bits);
+    return bits;
+  }
+
+  // to[k] = from[k] where k's column has this tap, else zero.
+  void move(const T* from, int tap, int64_t begin, int64_t end, T* to) const {
+    const int64_t width = w_.targets, advance = L % width;
+    int64_t column = 0;
+    for (int64_t k = begin; k < end; k += L) {
+      store(to + k, keep_marked<T>(load(from + k), marks(tap, column)));
+      column += advance;
+      if (column >= width) column -= width;
     }
   }
 
@@ -183,7 +214,7 @@ class Copies {
   const Tile tile_;
   const bool zeros_stay_;  // with one tile the zero rows stay zero from volume to volume
   const int64_t copy_, plane_, size_;
-  Scratch<T> scratch_, row_, marks_;
+  mutable Scratch<T> scratch_, row_, marks_;
   int middle_ = 0;
 };
 

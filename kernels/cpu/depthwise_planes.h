@@ -15,6 +15,12 @@ Activation<T> activation_of_channel(const DepthwiseConv3d& p, int64_t chan) {
           !p.in_scale && !p.in_shift && !p.in_relu};
 }
 
+// Into the second-level cache, ahead of its use.
+template <class T>
+inline void fetch(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, 0, 2);
+}
+
 template <class T>
 class PlanesForward {
  public:
@@ -37,42 +43,66 @@ class PlanesForward {
     const Activation<T> activation = activation_of_channel<T>(p_, chan);
     const ActivatedInput<T> input{static_cast<const T*>(p_.x) + index * volume(p_.in), activation};
     T* y = static_cast<T*>(p_.y) + index * volume(p_.out);
+    next_ = input.x + volume(p_.in);
     for (int64_t d0 = 0; d0 < p_.out[0]; d0 += copies_.tile_d())
       for (int64_t h0 = 0; h0 < p_.out[1]; h0 += copies_.tile_h()) {
         copies_.fill(d0, h0, input);
         const int64_t rows = smaller(copies_.tile_h(), p_.out[1] - h0);
         for (int64_t d = d0; d < smaller(d0 + copies_.tile_d(), p_.out[0]); ++d)
-          plane(d, copies_.plane(d - d0), y + (d * p_.out[1] + h0) * p_.out[2], rows * p_.out[2]);
+          plane(d, copies_.plane(d - d0), y + (d * p_.out[1] + h0) * p_.out[2], rows);
       }
   }
 
  private:
-  static constexpr int L = kLanes<T>, kBlock = 8;
+  static constexpr int L = kLanes<T>;
+  static constexpr int kLongBlock = kVectorBytes == 64 ? 16 : kBlock;  // what registers hold
 
-  // Blocks of nearly the same size: the more sums side by side, the better is latency hidden.
-  void plane(int64_t d, const T* source, T* out, int64_t count) {
-    const int64_t vectors = (count + L - 1) / L, blocks = (vectors + kBlock - 1) / kBlock;
-    const int64_t first = d_.first_tap(d) * taps_, stop = d_.stop_tap(d) * taps_;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t v = vectors * b / blocks, size = vectors * (b + 1) / blocks - v;
-      block<kBlock>(size, source + v * L, first, stop, out + v * L, count - v * L);
+  void plane(int64_t d, const T* source, T* out, int64_t rows) {
+    const int64_t width = p_.out[2];
+    first_ = d_.first_tap(d) * taps_;
+    stop_ = d_.stop_tap(d) * taps_;
+    if (copies_.slides()) {
+      fetch(next_, rows * width);
+      next_ += rows * width;
+      for (int64_t column = 0; column < width; column += L)
+        for (int64_t row = 0, size; row < rows; row += size) {
+          size = rows - row >= kLongBlock ? kLongBlock : next_block(rows - row);
+          const int64_t at = row * width + column;
+          block<kLongBlock, true>(size, source + at, out + at, width, L);
+        }
+      return;
+    }
+    int64_t lanes = rows * width;
+    for (int64_t left = (lanes + L - 1) / L, size; left > 0; left -= size) {
+      size = next_block(left);
+      block<kBlock, false>(size, source, out, L, smaller(L, lanes - (size - 1) * L));
+      source += size * L;
+      out += size * L;
+      lanes -= size * L;
     }
   }
 
-  template <int V>
-  void block(int64_t size, const T* source, int64_t first, int64_t stop, T* out, int64_t count) {
+  // `size` <= V vectors at distances of `step`, the last one of `lanes`.
+  template <int V, bool Sliding>
+  void block(int64_t size, const T* source, T* out, int64_t step, int64_t lanes) {
     if constexpr (V > 1) {
-      if (size < V) return block<V - 1>(size, source, first, stop, out, count);
+      if (size < V)
+        return block<(V > kBlock ? kBlock : V - 1), Sliding>(size, source, out, step, lanes);
     }
     Vec<T> sums[V];
-    correlate<V, false, T>(source, L, weights_, offsets_, first, stop, broadcast<T>(start_), sums);
+    if constexpr (Sliding)
+      correlate_sliding<V, false, T>(source, step, weights_, offsets_, first_, stop_, 3, 1,
+                                     broadcast<T>(start_), sums);
+    else
+      correlate<V, false, T>(source, L, weights_, offsets_, first_, stop_, broadcast<T>(start_),
+                             sums);
     if (p_.out_relu)
+#pragma GCC unroll 16
       for (int v = 0; v < V; ++v) sums[v] = at_least<T>(sums[v], Vec<T>{});
-#pragma GCC unroll 8
-    for (int v = 0; v + 1 < V; ++v) store(out + v * L, sums[v]);
-    const int64_t lanes = count - (V - 1) * L;
-    lanes >= L ? store(out + (V - 1) * L, sums[V - 1])
-               : store_first(out + (V - 1) * L, sums[V - 1], lanes);
+#pragma GCC unroll 16
+    for (int v = 0; v + 1 < V; ++v) store(out + v * step, sums[v]);
+    lanes == L ? store(out + (V - 1) * step, sums[V - 1])
+               : store_first(out + (V - 1) * step, sums[V - 1], lanes);
   }
 
   const DepthwiseConv3d& p_;
@@ -82,6 +112,8 @@ class PlanesForward {
   int64_t offsets_[kMaxTaps];
   T weights_[kMaxTaps];
   T start_;
+  int64_t first_ = 0, stop_ = 0;  // of the taps that see a plane
+  const T* next_ = nullptr;       // what the next call will read
 };
 
 // The inputs of one phase of the strides (without strides: all).
@@ -126,12 +158,13 @@ class PlanesBackward {
       const int64_t from = index * volume(p_.out), to = index * volume(p_.in);
       const MaskedGradient<T> gradient{static_cast<const T*>(p_.grad) + from,
                                        p_.out_relu ? static_cast<const T*>(p_.y) + from : nullptr};
-      if (wanted_.sum && first_phase_) add_up(gradient, sums);
-      if (!wanted_.dx && !wanted_.dw) continue;
-      for (int64_t d0 = 0; d0 < d_.targets; d0 += copies_.tile_d())
-        for (int64_t h0 = 0; h0 < h_.targets; h0 += copies_.tile_h())
-          tile(d0, h0, gradient, static_cast<const T*>(p_.x) + to,
-               p_.grad_x ? static_cast<T*>(p_.grad_x) + to : nullptr, activation, sums);
+      if (wanted_.dx || wanted_.dw) {
+        for (int64_t d0 = 0; d0 < d_.targets; d0 += copies_.tile_d())
+          for (int64_t h0 = 0; h0 < h_.targets; h0 += copies_.tile_h())
+            tile(d0, h0, gradient, static_cast<const T*>(p_.x) + to,
+                 p_.grad_x ? static_cast<T*>(p_.grad_x) + to : nullptr, activation, sums);
+      }
+      if (wanted_.sum && first_phase_) add_up(gradient);
     }
     flush(sums);
   }
@@ -186,7 +219,19 @@ class PlanesBackward {
       function(r, stop_tap - first_tap, h_.taps, w_.taps, offsets_ + skipped, weights_ + skipped,
                activation, sums_.get() + skipped * L, sums_.get() + taps_ * L);
     };
-    if (wanted_.dx && wanted_.dw)
+    if (wanted_.dx && wanted_.dw && copies_.slides()) {
+      BackwardRows<T> by_row = r;
+      by_row.source_step = by_row.x_step = by_row.dx_step = w_.targets;
+      by_row.vectors = count / w_.targets;
+      // What the next channel will read.
+      const int64_t ahead = volume(p_.in) + (r.x - static_cast<const T*>(p_.x));
+      fetch(static_cast<const T*>(p_.x) + ahead, r.rows * count);
+      fetch(static_cast<const T*>(p_.grad) + ahead, r.rows * count);
+      if (p_.out_relu) fetch(static_cast<const T*>(p_.y) + ahead, r.rows * count);
+      backward_sliding<false>(by_row, w_.targets / L, stop_tap - first_tap, 3, 1,
+                              offsets_ + skipped, weights_ + skipped, activation,
+                              sums_.get() + skipped * L, sums_.get() + taps_ * L);
+    } else if (wanted_.dx && wanted_.dw)
       go(backward_taps<true, true, false, T>);
     else if (wanted_.dx)
       go(backward_taps<true, false, false, T>);
@@ -194,25 +239,16 @@ class PlanesBackward {
       go(backward_taps<false, true, false, T>);
   }
 
-  void add_up(const MaskedGradient<T>& gradient, double* sums) {
+  void add_up(const MaskedGradient<T>& gradient) {
     const int64_t count = volume(p_.out);
-    Vec<T> sum[4] = {};
-    T* const to = sums_.get() + (taps_ + kGradSum) * L;
-    const auto put = [&] {
-      store(to, load(to) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
-      for (int i = 0; i < 4; ++i) sum[i] = Vec<T>{};
-    };
-    int64_t at = 0;
-    for (; at + 4 * L <= count; at += 4 * L) {
-      for (int i = 0; i < 4; ++i) sum[i] += gradient(at + i * L);
-      if (at % (kFlush * L) == 0 && at > 0) {
-        put();
-        flush(sums);
-      }
+    const bool filled_once = copies_.one_tile() && dense_ && taps_ && (wanted_.dx || wanted_.dw);
+    if (!filled_once) {
+      gradient.sum = Vec<T>{};
+      for (int64_t at = 0; at < count; at += L)
+        at + L <= count ? gradient(at) : gradient.first(at, count - at);
     }
-    for (; at < count; at += L)
-      sum[0] += at + L <= count ? gradient(at) : gradient.first(at, count - at);
-    put();
+    T* const to = sums_.get() + (taps_ + kGradSum) * L;
+    store(to, load(to) + gradient.sum);
   }
 
   void flush(double* sums) {

@@ -108,6 +108,27 @@ inline void store_first(T* to, Vec<T> v, int64_t count) {
 #endif
 }
 
+// Lane i takes lane i + S, or zero where there is none.
+template <int S, class T, int... E>
+inline Vec<T> move_lanes(Vec<T> v, std::integer_sequence<int, E...>) {
+  constexpr int n = kLanes<T>;
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(v, Vec<T>{}, (E + S >= 0 && E + S < n ? E + S : n)...);
+#else
+  return __builtin_shuffle(v, Vec<T>{}, Bits<T>{(E + S >= 0 && E + S < n ? E + S : n)...});
+#endif
+}
+template <int S, class T>
+inline Vec<T> move_lanes(Vec<T> v) {
+  return move_lanes<S, T>(v, std::make_integer_sequence<int, kLanes<T>>());
+}
+
+// v where the bits are set, else zero.
+template <class T>
+inline Vec<T> keep_marked(Vec<T> v, Bits<T> marks) {
+  return Vec<T>(Bits<T>(v) & marks);
+}
+
 // The larger of the two; v where it is NaN.
 template <class T>
 inline Vec<T> at_least(Vec<T> v, Vec<T> floor) {
