@@ -18,6 +18,15 @@ STABLE_TORCH_LIBRARY(eegfast, m) {
   m.def(
       "filter_bank_power_backward(Tensor? grad_total, Tensor? grad_squares, Tensor x, Tensor taps, "
       "Tensor? sums, int head, int tail, bool need_x) -> (Tensor, Tensor)");
+  m.def(
+      "depthwise_conv3d(Tensor x, Tensor weight, Tensor? bias, Tensor? in_scale, Tensor? in_shift, "
+      "Tensor? out_scale, Tensor? out_shift, int[] stride, int[] padding, bool in_relu, "
+      "bool out_relu) -> Tensor");
+  m.def(
+      "depthwise_conv3d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, "
+      "Tensor? in_scale, Tensor? in_shift, Tensor? out_scale, Tensor? y, int[] stride, "
+      "int[] padding, bool in_relu, bool out_relu, int[] wanted) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor)");
   m.def("lds_smooth(Tensor y, Tensor? prior, float q, float r, float p0, bool causal) -> Tensor");
   m.def(
       "lds_smooth_backward(Tensor grad, float q, float r, float p0, bool causal, bool own_prior) "

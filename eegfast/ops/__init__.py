@@ -3,7 +3,15 @@
 
 from eegfast.ops.band_power import band_bins, band_power
 from eegfast.ops.bandpass_power import bandpass_power
+from eegfast.ops.depthwise_conv3d import depthwise_conv3d
 from eegfast.ops.filter_bank_power import filter_bank_power
 from eegfast.ops.lds_smooth import lds_smooth
 
-__all__ = ["band_bins", "band_power", "bandpass_power", "filter_bank_power", "lds_smooth"]
+__all__ = [
+    "band_bins",
+    "band_power",
+    "bandpass_power",
+    "depthwise_conv3d",
+    "filter_bank_power",
+    "lds_smooth",
+]

@@ -8,6 +8,7 @@ All work on any device and in float64, and favour clarity over speed.
 
 from eegfast.reference.band_power import band_power, band_power_backward
 from eegfast.reference.bandpass_power import bandpass_power, bandpass_power_backward
+from eegfast.reference.depthwise_conv3d import depthwise_conv3d, depthwise_conv3d_backward
 from eegfast.reference.filter_bank_power import filter_bank_power, filter_bank_power_backward
 from eegfast.reference.lds_smooth import lds_smooth, lds_smooth_backward
 
@@ -16,6 +17,8 @@ __all__ = [
     "band_power_backward",
     "bandpass_power",
     "bandpass_power_backward",
+    "depthwise_conv3d",
+    "depthwise_conv3d_backward",
     "filter_bank_power",
     "filter_bank_power_backward",
     "lds_smooth",

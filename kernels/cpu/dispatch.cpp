@@ -8,6 +8,7 @@
 
 #include "eegfast/band_power.h"
 #include "eegfast/bandpass_power.h"
+#include "eegfast/depthwise_conv3d.h"
 #include "eegfast/filter_bank_power.h"
 #include "eegfast/lds_smooth.h"
 
@@ -25,6 +26,8 @@ namespace eegfast {
   void band_power_backward(const BandPower&, ParallelFor);              \
   void bandpass_power(const BandpassPower&, ParallelFor);               \
   void bandpass_power_backward(const BandpassPower&, ParallelFor);      \
+  void depthwise_conv3d(const DepthwiseConv3d&, ParallelFor);           \
+  void depthwise_conv3d_backward(const DepthwiseConv3d&, ParallelFor);  \
   void filter_bank_power(const FilterBankPower&, ParallelFor);          \
   void filter_bank_power_backward(const FilterBankPower&, ParallelFor); \
   void lds_smooth(const LdsSmooth&, ParallelFor);                       \
@@ -92,6 +95,8 @@ EEGFAST_DISPATCH(band_power, BandPower)
 EEGFAST_DISPATCH(band_power_backward, BandPower)
 EEGFAST_DISPATCH(bandpass_power, BandpassPower)
 EEGFAST_DISPATCH(bandpass_power_backward, BandpassPower)
+EEGFAST_DISPATCH(depthwise_conv3d, DepthwiseConv3d)
+EEGFAST_DISPATCH(depthwise_conv3d_backward, DepthwiseConv3d)
 EEGFAST_DISPATCH(filter_bank_power, FilterBankPower)
 EEGFAST_DISPATCH(filter_bank_power_backward, FilterBankPower)
 EEGFAST_DISPATCH(lds_smooth, LdsSmooth)

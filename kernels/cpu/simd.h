@@ -13,6 +13,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #if !defined(EEGFAST_ISA)
 #error "EEGFAST_ISA must name the namespace of the instruction set"
 #endif
@@ -67,6 +71,71 @@ inline Vec<T> broadcast(T value) {
 }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The first `count` <= kLanes lanes, at the end of a row; the others are zero, or not stored.
+template <class T, int... E>
+inline Bits<T> lane_numbers(std::integer_sequence<int, E...>) {
+  return Bits<T>{E...};
+}
+template <class T>
+inline Vec<T> keep_first(Vec<T> v, int64_t count) {
+  using I = typename BitsOf<T>::type;
+  const Bits<T> lane = lane_numbers<T>(std::make_integer_sequence<int, kLanes<T>>());
+  return lane < I(count) ? v : Vec<T>{};
+}
+template <class T>
+inline Vec<T> load_first(const T* from, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return Vec<T>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from));
+  else
+    return Vec<T>(_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), from));
+#else
+  T part[kLanes<T>] = {};
+  std::memcpy(part, from, size_t(count) * sizeof(T));
+  return load(part);
+#endif
+}
+template <class T>
+inline void store_first(T* to, Vec<T> v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(to, __mmask16((1u << count) - 1), __m512(v));
+  else
+    _mm512_mask_storeu_pd(to, __mmask8((1u << count) - 1), __m512d(v));
+#else
+  std::memcpy(to, &v, size_t(count) * sizeof(T));
+#endif
+}
+
+// Lane i takes lane i + S, or zero where there is none.
+template <int S, class T, int... E>
+inline Vec<T> move_lanes(Vec<T> v, std::integer_sequence<int, E...>) {
+  constexpr int n = kLanes<T>;
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(v, Vec<T>{}, (E + S >= 0 && E + S < n ? E + S : n)...);
+#else
+  return __builtin_shuffle(v, Vec<T>{}, Bits<T>{(E + S >= 0 && E + S < n ? E + S : n)...});
+#endif
+}
+template <int S, class T>
+inline Vec<T> move_lanes(Vec<T> v) {
+  return move_lanes<S, T>(v, std::make_integer_sequence<int, kLanes<T>>());
+}
+
+// v where the bits are set, else zero.
+template <class T>
+inline Vec<T> keep_marked(Vec<T> v, Bits<T> marks) {
+  return Vec<T>(Bits<T>(v) & marks);
+}
+
+// The larger of the two; v where it is NaN.
+template <class T>
+inline Vec<T> at_least(Vec<T> v, Vec<T> floor) {
+  return floor > v ? floor : v;
+}
+
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // One step of a transposition: the (row & S) halves of two rows trade places.
 template <int S, class T, int... E>
