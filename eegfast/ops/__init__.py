@@ -4,5 +4,6 @@
 from eegfast.ops.band_power import band_bins, band_power
 from eegfast.ops.bandpass_power import bandpass_power
 from eegfast.ops.lds_smooth import lds_smooth
+from eegfast.ops.mobile_unit3d import mobile_unit3d
 
-__all__ = ["band_bins", "band_power", "bandpass_power", "lds_smooth"]
+__all__ = ["band_bins", "band_power", "bandpass_power", "lds_smooth", "mobile_unit3d"]

@@ -9,6 +9,7 @@
 #include "eegfast/band_power.h"
 #include "eegfast/bandpass_power.h"
 #include "eegfast/lds_smooth.h"
+#include "eegfast/mobile_unit3d.h"
 
 #if defined(EEGFAST_X86)
 #define EEGFAST_EACH_ISA(X) X(portable) X(avx2) X(avx512)
@@ -26,6 +27,8 @@ namespace eegfast {
   void bandpass_power_backward(const BandpassPower&, ParallelFor); \
   void lds_smooth(const LdsSmooth&, ParallelFor);                  \
   void lds_smooth_backward(const LdsSmooth&, ParallelFor);         \
+  void mobile_unit3d(const MobileUnit3d&, ParallelFor);            \
+  void mobile_unit3d_backward(const MobileUnit3d&, ParallelFor);   \
   }
 EEGFAST_EACH_ISA(EEGFAST_DECLARE)
 #undef EEGFAST_DECLARE
@@ -91,6 +94,8 @@ EEGFAST_DISPATCH(bandpass_power, BandpassPower)
 EEGFAST_DISPATCH(bandpass_power_backward, BandpassPower)
 EEGFAST_DISPATCH(lds_smooth, LdsSmooth)
 EEGFAST_DISPATCH(lds_smooth_backward, LdsSmooth)
+EEGFAST_DISPATCH(mobile_unit3d, MobileUnit3d)
+EEGFAST_DISPATCH(mobile_unit3d_backward, MobileUnit3d)
 
 void lds_gains(int64_t windows, double q, double r, double p0, double* kalman, double* rts) {
   double predicted = p0;

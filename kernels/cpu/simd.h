@@ -13,6 +13,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #if !defined(EEGFAST_ISA)
 #error "EEGFAST_ISA must name the namespace of the instruction set"
 #endif
@@ -68,6 +72,67 @@ inline Vec<T> broadcast(T value) {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// A choice of lanes. load_lanes() reads the chosen ones and puts zero, whatever lies there, into
+// the others.
+#if defined(__AVX512F__)
+template <class T>
+struct LaneMaskOf {
+  using type = uint16_t;
+};
+template <>
+struct LaneMaskOf<double> {
+  using type = uint8_t;
+};
+template <class T>
+using LaneMask = typename LaneMaskOf<T>::type;
+template <class T>
+inline void choose_lane(LaneMask<T>& mask, int lane) {
+  mask = LaneMask<T>(mask | 1 << lane);
+}
+inline Vec<float> load_lanes(const float* from, uint16_t mask) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(mask, from);
+}
+inline Vec<double> load_lanes(const double* from, uint8_t mask) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(mask, from);
+}
+#else
+template <class T>
+using LaneMask = Bits<T>;
+template <class T>
+inline void choose_lane(LaneMask<T>& mask, int lane) {
+  mask[lane] = -1;
+}
+template <class T>
+inline Vec<T> load_lanes(const T* from, Bits<T> mask) {
+  Bits<T> bits;
+  std::memcpy(&bits, from, sizeof bits);
+  bits &= mask;
+  Vec<T> v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+#endif
+
+template <class T>
+inline LaneMask<T> first_lanes(int64_t count) {
+  LaneMask<T> mask{};
+  for (int lane = 0; lane < kLanes<T> && lane < count; ++lane) choose_lane<T>(mask, lane);
+  return mask;
+}
+
+// max(x, 0); a NaN stays one. (All lanes are named because GCC 12 warns of the unmasked form.)
+template <class T>
+inline Vec<T> relu(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)x);
+  else
+    return (Vec<T>)_mm512_maskz_max_pd(0xff, _mm512_setzero_pd(), (__m512d)x);
+#else
+  return (x <= T(0)) ? Vec<T>{} : x;
+#endif
+}
+
 // One step of a transposition: the (row & S) halves of two rows trade places.
 template <int S, class T, int... E>
 inline void trade(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, E...>) {
@@ -92,6 +157,16 @@ inline void transpose(Vec<T>* rows) {
       if (!(i & S)) trade<S, T>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes<T>>());
     transpose<T, S / 2>(rows);
   }
+}
+
+// Lane i of the result is the sum over the lanes of rows[i].
+template <class T>
+inline Vec<T> sum_lanes(Vec<T>* rows) {
+  transpose<T>(rows);
+  Vec<T> sum = rows[0];
+#pragma GCC unroll 16
+  for (int i = 1; i < kLanes<T>; ++i) sum += rows[i];
+  return sum;
 }
 
 // log2 by s = (m - 1) / (m + 1), log2 m = 2 / ln 2 (s + s^3/3 + ...), m in [sqrt 1/2, sqrt 2).
@@ -139,7 +214,9 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   T* get() { return data_; }
+  const T* get() const { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
 
  private:
   T* data_ = nullptr;

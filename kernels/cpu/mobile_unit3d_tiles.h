@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Register tiles of mobile_unit3d: how samples lie in scratch, small products over channels, and
+// the depthwise taps. Everything is compiled for the fused multiply-adds to be the only limit.
+#pragma once
+
+#include "simd.h"
+
+namespace eegfast::EEGFAST_ISA {
+
+constexpr bool kManyRegisters = kVectorBytes == 64;  // 32 registers, else 16
+
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The voxels of one channel of `samples` samples: (depth, height, vectors, lanes). A row of W
+// voxels is padded to whole vectors; rows shorter than a vector lie side by side, one sample's
+// behind the other's, so that planes 8, 4 or 2 wide leave no lane empty. `left` and `right` mask
+// what a tap reads one voxel before or behind each lane: zero outside the row, and in lanes that
+// hold no voxel.
+template <class T>
+class Grid {
+ public:
+  static constexpr int L = kLanes<T>;
+  static constexpr int64_t kLine = 64 / sizeof(T);
+
+  Grid(int64_t depth, int64_t height, int64_t width)
+      : depth(depth),
+        height(height),
+        width(width),
+        samples(larger(L / width, 1)),
+        vectors(ceil_div(width, L)),
+        row(vectors * L),
+        plane(height * row),
+        volume(depth * plane),
+        // An odd number of cache lines: the same voxel of several channels falls into different
+        // sets, and no load waits for a store 4 KB away.
+        channel((ceil_div(volume, kLine) | 1) * kLine),
+        left_(vectors),
+        right_(vectors) {
+    for (int64_t v = 0; v < vectors; ++v) {
+      left_[v] = right_[v] = LaneMask<T>{};
+      for (int lane = 0; lane < L; ++lane) {
+        const int64_t column = v * L + lane, w = column % width;
+        if (column >= samples * width) break;
+        if (w > 0) choose_lane<T>(left_[v], lane);
+        if (w + 1 < width) choose_lane<T>(right_[v], lane);
+      }
+    }
+  }
+
+  LaneMask<T> left(int64_t v) const { return left_[v]; }
+  LaneMask<T> right(int64_t v) const { return right_[v]; }
+  bool dense() const { return row == width; }
+
+  // Copies one channel of one sample to its lanes or back.
+  void spread(const T* from, T* to, int64_t sample) const {
+    to += sample * width;
+    each_row([&](int64_t r, auto w) {
+      std::memcpy(to + r * row, from + r * int64_t(w), size_t(w) * sizeof(T));
+    });
+  }
+  void gather(const T* from, T* to, int64_t sample) const {
+    from += sample * width;
+    each_row([&](int64_t r, auto w) {
+      std::memcpy(to + r * int64_t(w), from + r * row, size_t(w) * sizeof(T));
+    });
+  }
+
+  const int64_t depth, height, width, samples, vectors, row, plane, volume, channel;
+
+ private:
+  template <int W>
+  using Width = std::integral_constant<int, W>;
+  template <class Copy>
+  void each_row(const Copy& copy) const {
+    const auto rows = [&](auto w) {
+      for (int64_t r = 0; r < depth * height; ++r) copy(r, w);
+    };
+    switch (width) {
+      case 2:
+        return rows(Width<2>());
+      case 4:
+        return rows(Width<4>());
+      case 8:
+        return rows(Width<8>());
+      case 16:
+        return rows(Width<16>());
+      default:
+        return rows(width);
+    }
+  }
+
+  Scratch<LaneMask<T>> left_, right_;
+};
+
+// A small matrix in memory: element (i, k) at data[i * row + k * column].
+template <class T>
+struct Matrix {
+  const T* data;
+  int64_t row, column;
+};
+
+// Channels of voxels: channel c begins at data + c * stride.
+template <class P>
+struct Channels {
+  P* data;
+  int64_t stride;
+  P* operator[](int64_t c) const { return data + c * stride; }
+};
+
+enum class Mix { kSet, kAdd, kBiasRelu };
+
+// out[m] (+)= sum_k w[m, k] in[k] over V vectors.
+template <Mix mode, int M, int V, class T>
+inline void mix_tile(T* out, int64_t out_stride, const T* in, int64_t in_stride, int64_t K,
+                     const T* w, int64_t w_row, int64_t w_column, const T* bias) {
+  constexpr int L = kLanes<T>;
+  Vec<T> sum[M][V];
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      if constexpr (mode == Mix::kAdd) sum[m][v] = load(out + m * out_stride + v * L);
+      if constexpr (mode == Mix::kSet) sum[m][v] = Vec<T>{};
+      if constexpr (mode == Mix::kBiasRelu) sum[m][v] = broadcast(bias[m]);
+    }
+  for (int64_t k = 0; k < K; ++k) {
+    Vec<T> x[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) x[v] = load(in + v * L);
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+      const Vec<T> weight = broadcast(w[m * w_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[m][v] += weight * x[v];
+    }
+    in += in_stride;
+    w += w_column;
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      store(out + m * out_stride + v * L, mode == Mix::kBiasRelu ? relu<T>(sum[m][v]) : sum[m][v]);
+}
+
+template <Mix mode, int M, class T>
+inline void mix_rows(Channels<T> out, Channels<const T> in, int64_t K, Matrix<T> w, const T* bias,
+                     int64_t begin, int64_t end) {
+  constexpr int L = kLanes<T>;
+  constexpr int V = kManyRegisters ? 4 : 2;
+  int64_t i = begin;
+  const auto tile = [&](auto count) {
+    constexpr int n = decltype(count)::value;
+    for (; i + n * L <= end; i += n * L)
+      mix_tile<mode, M, n>(out.data + i, out.stride, in.data + i, in.stride, K, w.data, w.row,
+                           w.column, bias);
+  };
+  tile(std::integral_constant<int, V>());
+  if constexpr (V > 2) tile(std::integral_constant<int, 2>());
+  tile(std::integral_constant<int, 1>());
+}
+
+// out[m] (+)= sum_k w[m, k] in[k] for m < M, at the elements begin .. end (whole vectors).
+template <Mix mode, class T>
+void mix(Channels<T> out, int64_t M, Channels<const T> in, int64_t K, Matrix<T> w, const T* bias,
+         int64_t begin, int64_t end) {
+  int64_t m = 0;
+  const auto rows = [&](auto count) {
+    constexpr int n = decltype(count)::value;
+    for (; m + n <= M; m += n)
+      mix_rows<mode, n>(Channels<T>{out[m], out.stride}, in, K,
+                        Matrix<T>{w.data + m * w.row, w.row, w.column}, bias ? bias + m : bias,
+                        begin, end);
+  };
+  rows(std::integral_constant<int, 4>());
+  rows(std::integral_constant<int, 2>());
+  rows(std::integral_constant<int, 1>());
+}
+
+// sums[m * sums_row + k] += a[m] b[k], lane by lane, over n elements (whole vectors).
+template <int M, int K, class T>
+inline void outer_tile(const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t n,
+                       Vec<T>* sums, int64_t sums_row) {
+  Vec<T> sum[M][K];
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) sum[m][k] = sums[m * sums_row + k];
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    Vec<T> y[K];
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) y[k] = load(b + k * b_stride + i);
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+      const Vec<T> x = load(a + m * a_stride + i);
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) sum[m][k] += x * y[k];
+    }
+  }
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) sums[m * sums_row + k] = sum[m][k];
+}
+
+template <class T>
+void outer(Channels<const T> a, int64_t M, Channels<const T> b, int64_t K, int64_t begin,
+           int64_t end, Vec<T>* sums, int64_t sums_row) {
+  constexpr int kWide = kManyRegisters ? 4 : 2;
+  const auto tiles = [&](auto rows, int64_t m) {
+    constexpr int M1 = decltype(rows)::value;
+    int64_t k = 0;
+    for (; k + kWide <= K; k += kWide)
+      outer_tile<M1, kWide>(a[m] + begin, a.stride, b[k] + begin, b.stride, end - begin,
+                            sums + m * sums_row + k, sums_row);
+    for (; k < K; ++k)
+      outer_tile<M1, 1>(a[m] + begin, a.stride, b[k] + begin, b.stride, end - begin,
+                        sums + m * sums_row + k, sums_row);
+  };
+  int64_t m = 0;
+  for (; m + 4 <= M; m += 4) tiles(std::integral_constant<int, 4>(), m);
+  for (; m + 2 <= M; m += 2) tiles(std::integral_constant<int, 2>(), m);
+  for (; m < M; ++m) tiles(std::integral_constant<int, 1>(), m);
+}
+
+// R rows from row h of plane d, vector v: the 27 taps over `channel`. An input row is read once per
+// plane of taps and serves the three output rows that it touches.
+template <int R, class T, class Put>
+inline void depthwise_rows(const Grid<T>& grid, const T* channel, const T* taps, int64_t d,
+                           int64_t h, int64_t v, const Put& put) {
+  constexpr int L = kLanes<T>;
+  const LaneMask<T> left = grid.left(v), right = grid.right(v);
+  Vec<T> sum[R] = {};
+  for (int64_t kd = 0; kd < 3; ++kd) {
+    if (d + kd < 1 || d + kd > grid.depth) continue;
+    const T* rows = channel + (d + kd - 1) * grid.plane + h * grid.row + v * L;
+    const T* tap = taps + kd * 9;
+#pragma GCC unroll 16
+    for (int j = -1; j <= R; ++j) {
+      if ((j < 0 && h == 0) || (j == R && h + R == grid.height)) continue;
+      const T* at = rows + j * grid.row;
+      const Vec<T> x[3] = {load_lanes(at - 1, left), load(at), load_lanes(at + 1, right)};
+#pragma GCC unroll 3
+      for (int kh = 0; kh < 3; ++kh)
+        if (j + 1 - kh >= 0 && j + 1 - kh < R) {
+#pragma GCC unroll 3
+          for (int kw = 0; kw < 3; ++kw) sum[j + 1 - kh] += tap[kh * 3 + kw] * x[kw];
+        }
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < R; ++j) put(d * grid.plane + (h + j) * grid.row + v * L, sum[j]);
+}
+
+// put(offset, sum) for every vector of the planes d0 .. d1 of one channel.
+template <class T, class Put>
+inline void depthwise(const Grid<T>& grid, const T* channel, const T* taps, int64_t d0, int64_t d1,
+                      const Put& put) {
+  constexpr int R = kManyRegisters ? 8 : 4;
+  for (int64_t d = d0; d < d1; ++d)
+    for (int64_t v = 0; v < grid.vectors; ++v) {
+      int64_t h = 0;
+      for (; h + R <= grid.height; h += R) depthwise_rows<R>(grid, channel, taps, d, h, v, put);
+      if constexpr (R > 4)
+        for (; h + 4 <= grid.height; h += 4) depthwise_rows<4>(grid, channel, taps, d, h, v, put);
+      for (; h + 2 <= grid.height; h += 2) depthwise_rows<2>(grid, channel, taps, d, h, v, put);
+      for (; h < grid.height; ++h) depthwise_rows<1>(grid, channel, taps, d, h, v, put);
+    }
+}
+
+// sums[k] += channel(voxel + k) grad(voxel), lane by lane, over the planes d0 .. d1 of grad.
+template <class T>
+inline void depthwise_taps(const Grid<T>& grid, const T* channel, const T* grad, int64_t d0,
+                           int64_t d1, Vec<T>* sums) {
+  constexpr int L = kLanes<T>;
+  for (int64_t kd = 0; kd < 3; ++kd, sums += 9) {
+    Vec<T> sum[9];
+#pragma GCC unroll 9
+    for (int k = 0; k < 9; ++k) sum[k] = sums[k];
+    for (int64_t d = larger(d0, 1 - kd); d < d1 && d + kd <= grid.depth; ++d)
+      for (int64_t v = 0; v < grid.vectors; ++v) {
+        const LaneMask<T> left = grid.left(v), right = grid.right(v);
+        const T* at = channel + (d + kd - 1) * grid.plane + v * L;
+        const T* g = grad + d * grid.plane + v * L;
+        Vec<T> before{}, here = load(g);  // the gradient's rows h - 1, h, h + 1
+        for (int64_t h = 0; h < grid.height; ++h, at += grid.row) {
+          g += grid.row;
+          const Vec<T> behind = h + 1 < grid.height ? load(g) : Vec<T>{};
+          const Vec<T> x[3] = {load_lanes(at - 1, left), load(at), load_lanes(at + 1, right)};
+#pragma GCC unroll 3
+          for (int kw = 0; kw < 3; ++kw) {
+            sum[kw] += x[kw] * behind;
+            sum[3 + kw] += x[kw] * here;
+            sum[6 + kw] += x[kw] * before;
+          }
+          before = here;
+          here = behind;
+        }
+      }
+#pragma GCC unroll 9
+    for (int k = 0; k < 9; ++k) sums[k] = sum[k];
+  }
+}
+
+}  // namespace eegfast::EEGFAST_ISA
