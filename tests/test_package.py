@@ -32,7 +32,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("module", ["eegfast", "eegfast.ops", "eegfast.reference"])
+@pytest.mark.parametrize("module", ["eegfast", "eegfast.ops", "eegfast.reference", "eegfast.nn"])
 def test_imports_are_light(module):
     done = run_python(
         f"import sys, torch; before = set(sys.modules); import {module};"

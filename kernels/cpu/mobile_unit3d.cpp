@@ -111,9 +111,10 @@ void forward(const MobileUnit3d& p, ParallelFor parallel_for) {
   parallel(parallel_for, u.groups, 1, [&](int64_t begin, int64_t end) {
     Buffer<T> stage(1, grid.channel), a(C, grid.channel), r(C, grid.channel);
     Buffer<T> expanded(kBlock, grid.channel), filtered(kBlock, grid.channel);
+    stage.clear(1);
     for (int64_t group = begin; group < end; ++group) {
       u.read_activated(group, stage[0], a);
-      for (int64_t c = 0; c < C; ++c) std::memset(r[c], 0, size_t(grid.volume) * sizeof(T));
+      r.clear(C);
       for (int64_t e = 0; e < E; e += kBlock) {
         const int64_t n = smaller(kBlock, E - e);
         one_behind(
@@ -124,8 +125,8 @@ void forward(const MobileUnit3d& p, ParallelFor parallel_for) {
             },
             [&](int64_t d0, int64_t d1) {
               for (int64_t k = 0; k < n; ++k)
-                depthwise(grid, expanded[k], depthwise_weight + (e + k) * 27, d0, d1,
-                          [&](int64_t i, Vec<T> q) { store(filtered[k] + i, q); });
+                depthwise<T>(grid, expanded[k], depthwise_weight + (e + k) * 27, d0, d1,
+                             [to = filtered[k]](int64_t i, Vec<T> q) { store(to + i, q); });
               mix<Mix::kAdd, T>(r, C, filtered, n, {u.project.get() + e * C, 1, C}, nullptr,
                                 d0 * grid.plane, d1 * grid.plane);
             });

@@ -9,7 +9,7 @@
 namespace eegfast::EEGFAST_ISA {
 namespace {
 
-// The sums of an expanded channel: 27 taps, dbeta2, S (C values), dW3 (C values).
+// The sums of an expanded channel: 27 taps (last first), dbeta2, S (C values), dW3 (C values).
 constexpr int64_t kBeta = 27, kS = 28;
 
 // Lane-wise sums of T over short runs, moved to double before they grow long.
@@ -54,22 +54,24 @@ class ExpandedPass {
         work_(kBlock, grid_.channel),
         sums_(kBlock * width_) {
     for (int64_t i = 0; i < u.E * width_; ++i) totals_[i] = 0;
+    stage_.clear(1);
+    dr_.clear(C_);
   }
 
   void run(int64_t group) {
     u_.read_activated(group, stage_[0], a_);
-    for (int64_t c = 0; c < C_; ++c) {
+    for (int64_t c = 0; c < C_; ++c)
       u_.read(u_.p.grad, u_.out_channels(), u_.first_projected(), c, group, dr_[c]);
-      std::memset(da_[c], 0, size_t(grid_.volume) * sizeof(T));
-    }
+    da_.clear(C_);
     for (int64_t e = 0; e < u_.E; e += kBlock) {
       const int64_t n = smaller(kBlock, u_.E - e);
       int64_t summed = 0;
       one_behind(
           grid_.depth, u_.step, [&](int64_t d0, int64_t d1) { expand(e, n, d0, d1); },
           [&](int64_t d0, int64_t d1) {
-            if (u_.p.grad_depthwise) filter_gradients(e, n, d0, d1);
-            hidden_gradients(e, n, d0, d1);
+            const bool filters = u_.p.grad_depthwise != nullptr;
+            if (filters) filtered(e, n, d0, d1);
+            hidden_gradients(e, n, d0, d1, filters);
             summed += (d1 - d0) * grid_.plane;
             if (summed < kLongest * kLanes<T> && d1 < grid_.depth) return;
             sums_.add_to(totals_ + e * width_, n * width_);
@@ -89,27 +91,29 @@ class ExpandedPass {
     mix<Mix::kSet, T>(dq_, n, dr_, C_, {u_.project.get() + e * C_, C_, 1}, nullptr, begin, end);
   }
 
-  void filter_gradients(int64_t e, int64_t n, int64_t d0, int64_t d1) {
-    for (int64_t k = 0; k < n; ++k) {
-      T* q = work_[k];
-      depthwise(grid_, p_[k], taps_ + (e + k) * 27, d0, d1,
-                [&](int64_t i, Vec<T> sum) { store(q + i, sum); });
-      depthwise_taps(grid_, p_[k], dq_[k], d0, d1, sums_[k * width_]);
-    }
+  // q, for the projecting weights.
+  void filtered(int64_t e, int64_t n, int64_t d0, int64_t d1) {
+    for (int64_t k = 0; k < n; ++k)
+      depthwise<T>(grid_, p_[k], taps_ + (e + k) * 27, d0, d1,
+                   [to = work_[k]](int64_t i, Vec<T> q) { store(to + i, q); });
     outer<T>(work_, n, dr_, C_, d0 * grid_.plane, d1 * grid_.plane, sums_[kS + C_], width_);
   }
 
-  void hidden_gradients(int64_t e, int64_t n, int64_t d0, int64_t d1) {
+  // dp, and what follows from it; with_taps: the taps' gradients too.
+  void hidden_gradients(int64_t e, int64_t n, int64_t d0, int64_t d1, bool with_taps) {
     const int64_t begin = d0 * grid_.plane, end = d1 * grid_.plane;
     for (int64_t k = 0; k < n; ++k) {
-      const T* p = p_[k];
-      T* g = work_[k];
       Vec<T> total = *sums_[k * width_ + kBeta];
-      depthwise(grid_, dq_[k], flipped_ + (e + k) * 27, d0, d1, [&](int64_t i, Vec<T> dp) {
-        const Vec<T> kept = (load(p + i) <= T(0)) ? Vec<T>{} : dp;
-        total += kept;
-        store(g + i, kept);
-      });
+      const auto put = [&total, p = p_[k], to = work_[k]](int64_t i, Vec<T> dp) {
+        const Vec<T> g = (load(p + i) <= T(0)) ? Vec<T>{} : dp;
+        total += g;
+        store(to + i, g);
+      };
+      const T* flipped = flipped_ + (e + k) * 27;
+      if (with_taps)
+        depthwise<T>(grid_, dq_[k], flipped, d0, d1, put, p_[k], sums_[k * width_]);
+      else
+        depthwise<T>(grid_, dq_[k], flipped, d0, d1, put);
       *sums_[k * width_ + kBeta] = total;
     }
     outer<T>(work_, n, a_, C_, begin, end, sums_[kS], width_);
@@ -163,7 +167,7 @@ void finish_second(const Unit<T>& u, const double* sums, Correction<T>& correcti
         if (u.p.grad_project) u.put(u.p.grad_project, c * E + e, sum[kS + C + c]);
       }
       if (u.p.grad_depthwise)
-        for (int64_t k = 0; k < 27; ++k) u.put(u.p.grad_depthwise, e * 27 + k, sum[k]);
+        for (int64_t k = 0; k < 27; ++k) u.put(u.p.grad_depthwise, e * 27 + k, sum[26 - k]);
     }
   });
   if (!u.p.batch2) return;

@@ -38,7 +38,7 @@ class Grid {
         left_(vectors),
         right_(vectors) {
     for (int64_t v = 0; v < vectors; ++v) {
-      left_[v] = right_[v] = LaneMask<T>{};
+      left_[v] = right_[v] = LaneChoice<T>{};
       for (int lane = 0; lane < L; ++lane) {
         const int64_t column = v * L + lane, w = column % width;
         if (column >= samples * width) break;
@@ -48,8 +48,8 @@ class Grid {
     }
   }
 
-  LaneMask<T> left(int64_t v) const { return left_[v]; }
-  LaneMask<T> right(int64_t v) const { return right_[v]; }
+  LaneChoice<T> left(int64_t v) const { return left_[v]; }
+  LaneChoice<T> right(int64_t v) const { return right_[v]; }
   bool dense() const { return row == width; }
 
   // Copies one channel of one sample to its lanes or back.
@@ -90,7 +90,7 @@ class Grid {
     }
   }
 
-  Scratch<LaneMask<T>> left_, right_;
+  Scratch<LaneChoice<T>> left_, right_;
 };
 
 // A small matrix in memory: element (i, k) at data[i * row + k * column].
@@ -224,83 +224,103 @@ void outer(Channels<const T> a, int64_t M, Channels<const T> b, int64_t K, int64
   for (; m < M; ++m) tiles(std::integral_constant<int, 1>(), m);
 }
 
+// A vector of a row, and those of its lanes' neighbours in the row.
+template <class T>
+struct Neighbours {
+  Vec<T> before, here, behind;
+};
+
+// kRow is grid.row where a row is one vector, else 0.
+template <int kRow, class T>
+inline Neighbours<T> neighbours(const T* x, LaneChoice<T> left, LaneChoice<T> right) {
+  const Vec<T> here = load(x);
+  if constexpr (kShiftsLanes && kRow > 0)
+    return {shift_chosen<-1, T>(here, left), here, shift_chosen<1, T>(here, right)};
+  else
+    return {load_chosen(x - 1, left), here, load_chosen(x + 1, right)};
+}
+
+struct NoTaps {};
+
 // R rows from row h of plane d, vector v: the 27 taps over `channel`. An input row is read once per
 // plane of taps and serves the three output rows that it touches.
-template <int R, class T, class Put>
-inline void depthwise_rows(const Grid<T>& grid, const T* channel, const T* taps, int64_t d,
-                           int64_t h, int64_t v, const Put& put) {
-  constexpr int L = kLanes<T>;
-  const LaneMask<T> left = grid.left(v), right = grid.right(v);
+//
+// With an `image` and its tap sums, also adds image(voxel) times each of the 27 inputs of the
+// voxel: with flipped taps over a gradient, that is the taps' own gradient, its first tap last.
+template <int R, int kRow, class T, class Put, class Sums>
+[[gnu::always_inline]] inline void depthwise_rows(const Grid<T>& grid, const T* channel,
+                                                  const T* taps, int64_t d, int64_t h, int64_t v,
+                                                  const Put& put, const T* image, Sums tap_sums) {
+  constexpr bool kWithSums = !std::is_same_v<Sums, NoTaps>;
+  const int64_t row = kRow ? kRow : grid.row, at = d * grid.plane + h * row + v * kLanes<T>;
+  const LaneChoice<T> left = grid.left(v), right = grid.right(v);
   Vec<T> sum[R] = {};
   for (int64_t kd = 0; kd < 3; ++kd) {
     if (d + kd < 1 || d + kd > grid.depth) continue;
-    const T* rows = channel + (d + kd - 1) * grid.plane + h * grid.row + v * L;
-    const T* tap = taps + kd * 9;
+    const T* rows = channel + at + (kd - 1) * grid.plane;
+    Vec<T> tap[9], tap_sum[9];
+#pragma GCC unroll 9
+    for (int k = 0; k < 9; ++k) {
+      tap[k] = broadcast(taps[kd * 9 + k]);
+      if constexpr (kWithSums) tap_sum[k] = tap_sums[kd * 9 + k];
+    }
 #pragma GCC unroll 16
     for (int j = -1; j <= R; ++j) {
       if ((j < 0 && h == 0) || (j == R && h + R == grid.height)) continue;
-      const T* at = rows + j * grid.row;
-      const Vec<T> x[3] = {load_lanes(at - 1, left), load(at), load_lanes(at + 1, right)};
+      const Neighbours<T> x = neighbours<kRow>(rows + j * row, left, right);
 #pragma GCC unroll 3
       for (int kh = 0; kh < 3; ++kh)
-        if (j + 1 - kh >= 0 && j + 1 - kh < R) {
-#pragma GCC unroll 3
-          for (int kw = 0; kw < 3; ++kw) sum[j + 1 - kh] += tap[kh * 3 + kw] * x[kw];
+        if (const int out = j + 1 - kh; out >= 0 && out < R) {
+          sum[out] += x.before * tap[kh * 3];
+          sum[out] += x.here * tap[kh * 3 + 1];
+          sum[out] += x.behind * tap[kh * 3 + 2];
+          if constexpr (kWithSums) {
+            const Vec<T> y = load(image + at + out * row);
+            tap_sum[kh * 3] += x.before * y;
+            tap_sum[kh * 3 + 1] += x.here * y;
+            tap_sum[kh * 3 + 2] += x.behind * y;
+          }
         }
     }
+    if constexpr (kWithSums)
+#pragma GCC unroll 9
+      for (int k = 0; k < 9; ++k) tap_sums[kd * 9 + k] = tap_sum[k];
   }
 #pragma GCC unroll 8
-  for (int j = 0; j < R; ++j) put(d * grid.plane + (h + j) * grid.row + v * L, sum[j]);
+  for (int j = 0; j < R; ++j) put(at + j * row, sum[j]);
 }
 
-// put(offset, sum) for every vector of the planes d0 .. d1 of one channel.
-template <class T, class Put>
-inline void depthwise(const Grid<T>& grid, const T* channel, const T* taps, int64_t d0, int64_t d1,
-                      const Put& put) {
+template <int kRow, class T, class Put, class Sums>
+[[gnu::always_inline]] inline void depthwise_planes(const Grid<T>& grid, const T* channel,
+                                                    const T* taps, int64_t d0, int64_t d1,
+                                                    const Put& put, const T* image, Sums sums) {
   constexpr int R = kManyRegisters ? 8 : 4;
   for (int64_t d = d0; d < d1; ++d)
     for (int64_t v = 0; v < grid.vectors; ++v) {
       int64_t h = 0;
-      for (; h + R <= grid.height; h += R) depthwise_rows<R>(grid, channel, taps, d, h, v, put);
-      if constexpr (R > 4)
-        for (; h + 4 <= grid.height; h += 4) depthwise_rows<4>(grid, channel, taps, d, h, v, put);
-      for (; h + 2 <= grid.height; h += 2) depthwise_rows<2>(grid, channel, taps, d, h, v, put);
-      for (; h < grid.height; ++h) depthwise_rows<1>(grid, channel, taps, d, h, v, put);
+      for (; h + R <= grid.height; h += R)
+        depthwise_rows<R, kRow>(grid, channel, taps, d, h, v, put, image, sums);
+      if (R > 4 && h + 4 <= grid.height) {
+        depthwise_rows<4, kRow>(grid, channel, taps, d, h, v, put, image, sums);
+        h += 4;
+      }
+      if (h + 2 <= grid.height) {
+        depthwise_rows<2, kRow>(grid, channel, taps, d, h, v, put, image, sums);
+        h += 2;
+      }
+      if (h < grid.height) depthwise_rows<1, kRow>(grid, channel, taps, d, h, v, put, image, sums);
     }
 }
 
-// sums[k] += channel(voxel + k) grad(voxel), lane by lane, over the planes d0 .. d1 of grad.
-template <class T>
-inline void depthwise_taps(const Grid<T>& grid, const T* channel, const T* grad, int64_t d0,
-                           int64_t d1, Vec<T>* sums) {
-  constexpr int L = kLanes<T>;
-  for (int64_t kd = 0; kd < 3; ++kd, sums += 9) {
-    Vec<T> sum[9];
-#pragma GCC unroll 9
-    for (int k = 0; k < 9; ++k) sum[k] = sums[k];
-    for (int64_t d = larger(d0, 1 - kd); d < d1 && d + kd <= grid.depth; ++d)
-      for (int64_t v = 0; v < grid.vectors; ++v) {
-        const LaneMask<T> left = grid.left(v), right = grid.right(v);
-        const T* at = channel + (d + kd - 1) * grid.plane + v * L;
-        const T* g = grad + d * grid.plane + v * L;
-        Vec<T> before{}, here = load(g);  // the gradient's rows h - 1, h, h + 1
-        for (int64_t h = 0; h < grid.height; ++h, at += grid.row) {
-          g += grid.row;
-          const Vec<T> behind = h + 1 < grid.height ? load(g) : Vec<T>{};
-          const Vec<T> x[3] = {load_lanes(at - 1, left), load(at), load_lanes(at + 1, right)};
-#pragma GCC unroll 3
-          for (int kw = 0; kw < 3; ++kw) {
-            sum[kw] += x[kw] * behind;
-            sum[3 + kw] += x[kw] * here;
-            sum[6 + kw] += x[kw] * before;
-          }
-          before = here;
-          here = behind;
-        }
-      }
-#pragma GCC unroll 9
-    for (int k = 0; k < 9; ++k) sums[k] = sum[k];
-  }
+// put(offset, sum) for every vector of the planes d0 .. d1 of one channel.
+template <class T, class Put, class Sums = NoTaps>
+[[gnu::always_inline]] inline void depthwise(const Grid<T>& grid, const T* channel, const T* taps,
+                                             int64_t d0, int64_t d1, const Put& put,
+                                             const T* image = nullptr, Sums sums = {}) {
+  if (grid.vectors == 1)
+    depthwise_planes<kLanes<T>>(grid, channel, taps, d0, d1, put, image, sums);
+  else
+    depthwise_planes<0>(grid, channel, taps, d0, d1, put, image, sums);
 }
 
 }  // namespace eegfast::EEGFAST_ISA

@@ -10,17 +10,18 @@ namespace eegfast::EEGFAST_ISA {
 constexpr int64_t kBlock = 4;      // expanded channels that are worked on at a time
 constexpr int64_t kMaxParts = 32;  // of the batch, each with sums of its own
 
-// Zeroed scratch of `count` channels; a vector may be read from one line before or behind.
+// Scratch of `count` channels; a vector may be read from one line before or behind.
 template <class T>
 class Buffer {
  public:
   Buffer(int64_t count, int64_t stride)
-      : data_(count * stride + 2 * kLine), first_(data_.get() + kLine), stride_(stride) {
-    std::memset(data_.get(), 0, size_t(count * stride + 2 * kLine) * sizeof(T));
-  }
+      : data_(count * stride + 2 * kLine), first_(data_.get() + kLine), stride_(stride) {}
   operator Channels<T>() const { return {first_, stride_}; }
   operator Channels<const T>() const { return {first_, stride_}; }
   T* operator[](int64_t c) const { return first_ + c * stride_; }
+  void clear(int64_t channels) const {
+    std::memset(first_, 0, size_t(channels * stride_) * sizeof(T));
+  }
 
  private:
   static constexpr int64_t kLine = 64 / sizeof(T);

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX512F__)
@@ -72,53 +73,57 @@ inline Vec<T> broadcast(T value) {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// A choice of lanes. load_lanes() reads the chosen ones and puts zero, whatever lies there, into
-// the others.
+// A choice of lanes; the others become zero, whatever they held.
 #if defined(__AVX512F__)
 template <class T>
-struct LaneMaskOf {
-  using type = uint16_t;
-};
-template <>
-struct LaneMaskOf<double> {
-  using type = uint8_t;
-};
+using LaneChoice = std::conditional_t<sizeof(T) == 4, uint16_t, uint8_t>;
 template <class T>
-using LaneMask = typename LaneMaskOf<T>::type;
-template <class T>
-inline void choose_lane(LaneMask<T>& mask, int lane) {
-  mask = LaneMask<T>(mask | 1 << lane);
+inline void choose_lane(LaneChoice<T>& choice, int lane) {
+  choice = LaneChoice<T>(choice | 1 << lane);
 }
-inline Vec<float> load_lanes(const float* from, uint16_t mask) {
-  return (Vec<float>)_mm512_maskz_loadu_ps(mask, from);
+inline Vec<float> load_chosen(const float* from, uint16_t choice) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(choice, from);
 }
-inline Vec<double> load_lanes(const double* from, uint8_t mask) {
-  return (Vec<double>)_mm512_maskz_loadu_pd(mask, from);
+inline Vec<double> load_chosen(const double* from, uint8_t choice) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(choice, from);
 }
+// Lane i of the result is lane i + By of x. One instruction, and none of the two accesses to the
+// cache that a load across its lines takes.
+template <int By, int... E>
+inline Vec<float> shift_chosen(Vec<float> x, uint16_t choice, std::integer_sequence<int, E...>) {
+  const Bits<float> from{((E + By) & 15)...};
+  return (Vec<float>)_mm512_maskz_permutexvar_ps(choice, (__m512i)from, (__m512)x);
+}
+template <int By, int... E>
+inline Vec<double> shift_chosen(Vec<double> x, uint8_t choice, std::integer_sequence<int, E...>) {
+  const Bits<double> from{((E + By) & 7)...};
+  return (Vec<double>)_mm512_maskz_permutexvar_pd(choice, (__m512i)from, (__m512d)x);
+}
+template <int By, class T>
+inline Vec<T> shift_chosen(Vec<T> x, LaneChoice<T> choice) {
+  return shift_chosen<By>(x, choice, std::make_integer_sequence<int, kLanes<T>>());
+}
+constexpr bool kShiftsLanes = true;
 #else
 template <class T>
-using LaneMask = Bits<T>;
+using LaneChoice = Bits<T>;
 template <class T>
-inline void choose_lane(LaneMask<T>& mask, int lane) {
-  mask[lane] = -1;
+inline void choose_lane(LaneChoice<T>& choice, int lane) {
+  choice[lane] = -1;
 }
 template <class T>
-inline Vec<T> load_lanes(const T* from, Bits<T> mask) {
+inline Vec<T> load_chosen(const T* from, Bits<T> choice) {
   Bits<T> bits;
   std::memcpy(&bits, from, sizeof bits);
-  bits &= mask;
+  bits &= choice;
   Vec<T> v;
   std::memcpy(&v, &bits, sizeof v);
   return v;
 }
+template <int By, class T>
+Vec<T> shift_chosen(Vec<T> x, LaneChoice<T> choice);
+constexpr bool kShiftsLanes = false;
 #endif
-
-template <class T>
-inline LaneMask<T> first_lanes(int64_t count) {
-  LaneMask<T> mask{};
-  for (int lane = 0; lane < kLanes<T> && lane < count; ++lane) choose_lane<T>(mask, lane);
-  return mask;
-}
 
 // max(x, 0); a NaN stays one. (All lanes are named because GCC 12 warns of the unmasked form.)
 template <class T>
