@@ -16,6 +16,8 @@
 namespace eegfast::EEGFAST_ISA {
 namespace {
 
+constexpr int64_t kBlock = 8;  // expanded channels that are worked on at a time
+
 // Mean and variance of x, about the first value of each channel.
 template <class T>
 void first_statistics(Unit<T>& u) {

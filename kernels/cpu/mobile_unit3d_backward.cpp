@@ -9,6 +9,10 @@
 namespace eegfast::EEGFAST_ISA {
 namespace {
 
+// Expanded channels that are worked on at a time: fewer than forward, as three tensors of them have
+// to stay in the first-level cache.
+constexpr int64_t kBlock = 4;
+
 // The sums of an expanded channel: 27 taps (last first), dbeta2, S (C values), dW3 (C values).
 constexpr int64_t kBeta = 27, kS = 28;
 

@@ -7,7 +7,6 @@
 
 namespace eegfast::EEGFAST_ISA {
 
-constexpr int64_t kBlock = 4;      // expanded channels that are worked on at a time
 constexpr int64_t kMaxParts = 32;  // of the batch, each with sums of its own
 
 // Scratch of `count` channels; a vector may be read from one line before or behind.
