@@ -31,4 +31,15 @@ STABLE_TORCH_LIBRARY(eegfast, m) {
   m.def(
       "lds_smooth_backward(Tensor grad, float q, float r, float p0, bool causal, bool own_prior) "
       "-> (Tensor, Tensor)");
+  m.def(
+      "mobile_unit3d(Tensor x, Tensor norm1_weight, Tensor norm1_bias, Tensor expand_weight, "
+      "Tensor norm2_weight, Tensor norm2_bias, Tensor depthwise_weight, Tensor project_weight, "
+      "Tensor? mean1, Tensor? var1, Tensor? mean2, Tensor? var2, float eps1, float eps2, "
+      "bool concat) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "mobile_unit3d_backward(Tensor grad, Tensor x, Tensor norm1_weight, Tensor norm1_bias, "
+      "Tensor expand_weight, Tensor norm2_weight, Tensor norm2_bias, Tensor depthwise_weight, "
+      "Tensor project_weight, Tensor mean1, Tensor var1, Tensor mean2, Tensor var2, bool batch1, "
+      "bool batch2, float eps1, float eps2, bool concat, bool filters) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

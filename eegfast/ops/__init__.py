@@ -6,6 +6,7 @@ from eegfast.ops.bandpass_power import bandpass_power
 from eegfast.ops.depthwise_conv3d import depthwise_conv3d
 from eegfast.ops.filter_bank_power import filter_bank_power
 from eegfast.ops.lds_smooth import lds_smooth
+from eegfast.ops.mobile_unit3d import mobile_unit3d
 
 __all__ = [
     "band_bins",
@@ -14,4 +15,5 @@ __all__ = [
     "depthwise_conv3d",
     "filter_bank_power",
     "lds_smooth",
+    "mobile_unit3d",
 ]

@@ -11,6 +11,7 @@ from eegfast.reference.bandpass_power import bandpass_power, bandpass_power_back
 from eegfast.reference.depthwise_conv3d import depthwise_conv3d, depthwise_conv3d_backward
 from eegfast.reference.filter_bank_power import filter_bank_power, filter_bank_power_backward
 from eegfast.reference.lds_smooth import lds_smooth, lds_smooth_backward
+from eegfast.reference.mobile_unit3d import mobile_unit3d, mobile_unit3d_backward
 
 __all__ = [
     "band_power",
@@ -23,4 +24,6 @@ __all__ = [
     "filter_bank_power_backward",
     "lds_smooth",
     "lds_smooth_backward",
+    "mobile_unit3d",
+    "mobile_unit3d_backward",
 ]

@@ -11,6 +11,7 @@
 #include "eegfast/depthwise_conv3d.h"
 #include "eegfast/filter_bank_power.h"
 #include "eegfast/lds_smooth.h"
+#include "eegfast/mobile_unit3d.h"
 
 #if defined(EEGFAST_X86)
 #define EEGFAST_EACH_ISA(X) X(portable) X(avx2) X(avx512)
@@ -32,6 +33,8 @@ namespace eegfast {
   void filter_bank_power_backward(const FilterBankPower&, ParallelFor); \
   void lds_smooth(const LdsSmooth&, ParallelFor);                       \
   void lds_smooth_backward(const LdsSmooth&, ParallelFor);              \
+  void mobile_unit3d(const MobileUnit3d&, ParallelFor);                 \
+  void mobile_unit3d_backward(const MobileUnit3d&, ParallelFor);        \
   }
 EEGFAST_EACH_ISA(EEGFAST_DECLARE)
 #undef EEGFAST_DECLARE
@@ -101,6 +104,8 @@ EEGFAST_DISPATCH(filter_bank_power, FilterBankPower)
 EEGFAST_DISPATCH(filter_bank_power_backward, FilterBankPower)
 EEGFAST_DISPATCH(lds_smooth, LdsSmooth)
 EEGFAST_DISPATCH(lds_smooth_backward, LdsSmooth)
+EEGFAST_DISPATCH(mobile_unit3d, MobileUnit3d)
+EEGFAST_DISPATCH(mobile_unit3d_backward, MobileUnit3d)
 
 void lds_gains(int64_t windows, double q, double r, double p0, double* kalman, double* rts) {
   double predicted = p0;

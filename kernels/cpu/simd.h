@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX512F__)
@@ -71,6 +72,7 @@ inline Vec<T> broadcast(T value) {
 }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // The first `count` <= kLanes lanes, at the end of a row; the others are zero, or not stored.
 template <class T, int... E>
@@ -135,7 +137,70 @@ inline Vec<T> at_least(Vec<T> v, Vec<T> floor) {
   return floor > v ? floor : v;
 }
 
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+// A choice of lanes; the others become zero, whatever they held.
+#if defined(__AVX512F__)
+template <class T>
+using LaneChoice = std::conditional_t<sizeof(T) == 4, uint16_t, uint8_t>;
+template <class T>
+inline void choose_lane(LaneChoice<T>& choice, int lane) {
+  choice = LaneChoice<T>(choice | 1 << lane);
+}
+inline Vec<float> load_chosen(const float* from, uint16_t choice) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(choice, from);
+}
+inline Vec<double> load_chosen(const double* from, uint8_t choice) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(choice, from);
+}
+// Lane i of the result is lane i + By of x. One instruction, and none of the two accesses to the
+// cache that a load across its lines takes.
+template <int By, int... E>
+inline Vec<float> shift_chosen(Vec<float> x, uint16_t choice, std::integer_sequence<int, E...>) {
+  const Bits<float> from{((E + By) & 15)...};
+  return (Vec<float>)_mm512_maskz_permutexvar_ps(choice, (__m512i)from, (__m512)x);
+}
+template <int By, int... E>
+inline Vec<double> shift_chosen(Vec<double> x, uint8_t choice, std::integer_sequence<int, E...>) {
+  const Bits<double> from{((E + By) & 7)...};
+  return (Vec<double>)_mm512_maskz_permutexvar_pd(choice, (__m512i)from, (__m512d)x);
+}
+template <int By, class T>
+inline Vec<T> shift_chosen(Vec<T> x, LaneChoice<T> choice) {
+  return shift_chosen<By>(x, choice, std::make_integer_sequence<int, kLanes<T>>());
+}
+constexpr bool kShiftsLanes = true;
+#else
+template <class T>
+using LaneChoice = Bits<T>;
+template <class T>
+inline void choose_lane(LaneChoice<T>& choice, int lane) {
+  choice[lane] = -1;
+}
+template <class T>
+inline Vec<T> load_chosen(const T* from, Bits<T> choice) {
+  Bits<T> bits;
+  std::memcpy(&bits, from, sizeof bits);
+  bits &= choice;
+  Vec<T> v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+template <int By, class T>
+Vec<T> shift_chosen(Vec<T> x, LaneChoice<T> choice);
+constexpr bool kShiftsLanes = false;
+#endif
+
+// max(x, 0); a NaN stays one. (All lanes are named because GCC 12 warns of the unmasked form.)
+template <class T>
+inline Vec<T> relu(Vec<T> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)x);
+  else
+    return (Vec<T>)_mm512_maskz_max_pd(0xff, _mm512_setzero_pd(), (__m512d)x);
+#else
+  return (x <= T(0)) ? Vec<T>{} : x;
+#endif
+}
 
 // One step of a transposition: the (row & S) halves of two rows trade places.
 template <int S, class T, int... E>
@@ -161,6 +226,39 @@ inline void transpose(Vec<T>* rows) {
       if (!(i & S)) trade<S, T>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes<T>>());
     transpose<T, S / 2>(rows);
   }
+}
+
+// Lane i holds the sum of the lanes of rows[i]; the kLanes rows are used up.
+template <class T, int S = kLanes<T> / 2>
+inline Vec<T> lane_sums(Vec<T>* rows) {
+  if constexpr (S > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < S; ++i) {
+      trade<S, T>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes<T>>());
+      rows[i] += rows[i + S];
+    }
+    return lane_sums<T, S / 2>(rows);
+  } else {
+    return rows[0];
+  }
+}
+
+// The larger of the two; NaN where v is NaN.
+template <class T>
+inline Vec<T> at_least(Vec<T> v, Vec<T> floor) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_max_ps(__mmask16(-1), (__m512)floor, (__m512)v);
+  else
+    return (Vec<T>)_mm512_maskz_max_pd(__mmask8(-1), (__m512d)floor, (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_max_ps((__m256)floor, (__m256)v);
+  else
+    return (Vec<T>)_mm256_max_pd((__m256d)floor, (__m256d)v);
+#else
+  return v <= floor ? floor : v;
+#endif
 }
 
 // log2 by s = (m - 1) / (m + 1), log2 m = 2 / ln 2 (s + s^3/3 + ...), m in [sqrt 1/2, sqrt 2).
