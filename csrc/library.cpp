@@ -18,4 +18,11 @@ STABLE_TORCH_LIBRARY(eegfast, m) {
   m.def(
       "lds_smooth_backward(Tensor grad, float q, float r, float p0, bool causal, bool own_prior) "
       "-> (Tensor, Tensor)");
+  m.def(
+      "scaling_conv1d(Tensor x, Tensor weight, Tensor? bias, int levels, bool relu, "
+      "bool count_include_pad, bool save_mask) -> (Tensor, Tensor)");
+  m.def(
+      "scaling_conv1d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? mask, int bias_chans, "
+      "int levels, bool count_include_pad, bool need_x, bool need_weight, bool need_bias) "
+      "-> (Tensor, Tensor, Tensor)");
 }

@@ -4,5 +4,13 @@
 from eegfast.ops.band_power import band_bins, band_power
 from eegfast.ops.bandpass_power import bandpass_power
 from eegfast.ops.lds_smooth import lds_smooth
+from eegfast.ops.scaling_conv1d import scaling_conv1d, scaling_levels
 
-__all__ = ["band_bins", "band_power", "bandpass_power", "lds_smooth"]
+__all__ = [
+    "band_bins",
+    "band_power",
+    "bandpass_power",
+    "lds_smooth",
+    "scaling_conv1d",
+    "scaling_levels",
+]

@@ -9,6 +9,7 @@ All work on any device and in float64, and favour clarity over speed.
 from eegfast.reference.band_power import band_power, band_power_backward
 from eegfast.reference.bandpass_power import bandpass_power, bandpass_power_backward
 from eegfast.reference.lds_smooth import lds_smooth, lds_smooth_backward
+from eegfast.reference.scaling_conv1d import scaling_conv1d, scaling_conv1d_backward
 
 __all__ = [
     "band_power",
@@ -17,4 +18,6 @@ __all__ = [
     "bandpass_power_backward",
     "lds_smooth",
     "lds_smooth_backward",
+    "scaling_conv1d",
+    "scaling_conv1d_backward",
 ]

@@ -13,6 +13,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #if !defined(EEGFAST_ISA)
 #error "EEGFAST_ISA must name the namespace of the instruction set"
 #endif
@@ -94,6 +98,68 @@ inline void transpose(Vec<T>* rows) {
   }
 }
 
+// Lane i holds the sum of the lanes of rows[i]; the kLanes rows are used up.
+template <class T, int S = kLanes<T> / 2>
+inline Vec<T> lane_sums(Vec<T>* rows) {
+  if constexpr (S > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < S; ++i) {
+      trade<S, T>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes<T>>());
+      rows[i] += rows[i + S];
+    }
+    return lane_sums<T, S / 2>(rows);
+  } else {
+    return rows[0];
+  }
+}
+
+// Lane masks: one bit per lane, the lowest for lane 0.
+
+// Which lanes are positive or NaN, which torch's ReLU lets pass.
+template <class T>
+inline uint32_t lanes_positive(Vec<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_NLE_UQ);
+  else
+    return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_NLE_UQ);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return uint32_t(_mm256_movemask_ps((__m256)(v <= T(0)))) ^ 0xff;
+  else
+    return uint32_t(_mm256_movemask_pd((__m256d)(v <= T(0)))) ^ 0xf;
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4)
+    return uint32_t(_mm_movemask_ps((__m128)(v <= T(0)))) ^ 0xf;
+  else
+    return uint32_t(_mm_movemask_pd((__m128d)(v <= T(0)))) ^ 0x3;
+#else
+  uint32_t lanes = 0;
+  for (int i = 0; i < kLanes<T>; ++i) lanes |= uint32_t(!(v[i] <= T(0))) << i;
+  return lanes;
+#endif
+}
+
+template <class T, int... E>
+inline Bits<T> lane_bits(std::integer_sequence<int, E...>) {
+  return Bits<T>{(1 << E)...};
+}
+
+// v where the lane's bit is set, else 0, whatever v holds there. Higher bits are ignored.
+template <class T>
+inline Vec<T> keep_lanes(Vec<T> v, uint32_t lanes) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_mov_ps(__mmask16(lanes), (__m512)v);
+  else
+    return (Vec<T>)_mm512_maskz_mov_pd(__mmask8(lanes), (__m512d)v);
+#else
+  using I = typename BitsOf<T>::type;
+  const Bits<T> bit = lane_bits<T>(std::make_integer_sequence<int, kLanes<T>>());
+  return ((I(lanes) - Bits<T>{}) & bit) != 0 ? v : Vec<T>{};
+#endif
+}
+
 // log2 by s = (m - 1) / (m + 1), log2 m = 2 / ln 2 (s + s^3/3 + ...), m in [sqrt 1/2, sqrt 2).
 // |s| <= 0.1716, so the first term left out is below 2^-30 (float, to s^11) or 2^-60 (double,
 // s^23).
@@ -139,6 +205,7 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   T* get() { return data_; }
+  const T* get() const { return data_; }
   T& operator[](int64_t i) { return data_[i]; }
 
  private:
