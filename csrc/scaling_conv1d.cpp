@@ -54,8 +54,7 @@ ScalingConv1d params(const Signal& x, const Tensor& weight, int64_t levels,
 
 Tensor empty_bytes(const Tensor& like, const std::vector<int64_t>& shape) {
   return torch::stable::new_empty(
-      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-      ScalarType::Byte);
+      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), ScalarType::Byte);
 }
 
 std::tuple<Tensor, Tensor> scaling_conv1d(const Tensor& x, const Tensor& weight,
@@ -74,9 +73,9 @@ std::tuple<Tensor, Tensor> scaling_conv1d(const Tensor& x, const Tensor& weight,
   p.relu = relu;
   Tensor out = empty_like_shape(x, output_shape(x, p.filters, levels, p.n_times));
   const bool masked = relu && save_mask;
-  Tensor mask = empty_bytes(
-      x, masked ? output_shape(x, p.filters, levels, scaling_mask_bytes(p.n_times))
-                : std::vector<int64_t>{0});
+  Tensor mask =
+      empty_bytes(x, masked ? output_shape(x, p.filters, levels, scaling_mask_bytes(p.n_times))
+                            : std::vector<int64_t>{0});
   p.out = out.mutable_data_ptr();
   if (masked) p.positive = static_cast<uint8_t*>(mask.mutable_data_ptr());
   if (out.numel()) scaling_conv1d_cpu(p, cpu_isa(), torch_threads);
@@ -84,22 +83,23 @@ std::tuple<Tensor, Tensor> scaling_conv1d(const Tensor& x, const Tensor& weight,
 }
 
 // Gradients that are not wanted come back empty.
-std::tuple<Tensor, Tensor, Tensor> scaling_conv1d_backward(
-    const Tensor& grad, const Tensor& x, const Tensor& weight, std::optional<Tensor> mask,
-    int64_t bias_chans, int64_t levels, bool count_include_pad, bool need_x, bool need_weight,
-    bool need_bias) {
+std::tuple<Tensor, Tensor, Tensor> scaling_conv1d_backward(const Tensor& grad, const Tensor& x,
+                                                           const Tensor& weight,
+                                                           std::optional<Tensor> mask,
+                                                           int64_t bias_chans, int64_t levels,
+                                                           bool count_include_pad, bool need_x,
+                                                           bool need_weight, bool need_bias) {
   const Signal signal = as_signal(x);
   const Tensor flat_weight = as_contiguous(weight), flat_grad = as_contiguous(grad);
   const Tensor flat_mask = mask ? as_contiguous(*mask) : flat_grad;
   ScalingConv1d p = params(signal, flat_weight, levels, count_include_pad);
   p.bias_chans = bias_chans;
-  STD_TORCH_CHECK(
-      grad.numel() == p.batch * p.n_chans * p.filters * levels * p.n_times &&
-          grad.scalar_type() == x.scalar_type() && (!need_bias || bias_chans > 0) &&
-          (!mask || (flat_mask.scalar_type() == ScalarType::Byte &&
-                     flat_mask.numel() == p.batch * p.n_chans * p.filters * levels *
-                                              scaling_mask_bytes(p.n_times))),
-      "eegfast::scaling_conv1d_backward: bad grad, mask or bias_chans");
+  STD_TORCH_CHECK(grad.numel() == p.batch * p.n_chans * p.filters * levels * p.n_times &&
+                      grad.scalar_type() == x.scalar_type() && (!need_bias || bias_chans > 0) &&
+                      (!mask || (flat_mask.scalar_type() == ScalarType::Byte &&
+                                 flat_mask.numel() == p.batch * p.n_chans * p.filters * levels *
+                                                          scaling_mask_bytes(p.n_times))),
+                  "eegfast::scaling_conv1d_backward: bad grad, mask or bias_chans");
   const auto wanted = [&](bool need, std::vector<int64_t> shape) {
     return empty_like_shape(x, need ? shape : std::vector<int64_t>{0});
   };

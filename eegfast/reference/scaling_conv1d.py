@@ -22,9 +22,7 @@ def _pooled(weight: Tensor, levels: int, count_include_pad: bool) -> list[Tensor
         kernel = kernels[-1]
         padding = int(_is_padded(kernel.shape[-1]))
         kernels.append(
-            F.avg_pool1d(
-                kernel, 2, stride=2, padding=padding, count_include_pad=count_include_pad
-            )
+            F.avg_pool1d(kernel, 2, stride=2, padding=padding, count_include_pad=count_include_pad)
         )
     return kernels
 

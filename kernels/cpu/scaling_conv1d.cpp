@@ -107,9 +107,9 @@ class Forward {
         width == 1 ? run_level<1, kRowTile>(l, taps, first, out, count)
                    : run_level<kFilters, kTile>(l, taps, first, out, count);
         for (int i = 0; i < width && p_.positive; ++i)
-          write_mask(out + i * p_.levels * p_.n_times, count,
-                     p_.positive + (out_row + i * p_.levels) * scaling_mask_bytes(p_.n_times) +
-                         begin / 8);
+          write_mask(
+              out + i * p_.levels * p_.n_times, count,
+              p_.positive + (out_row + i * p_.levels) * scaling_mask_bytes(p_.n_times) + begin / 8);
       }
       f += width;
     }
@@ -123,8 +123,7 @@ class Forward {
     const int64_t length = levels_.length[level];
     const T* x = x_.get() + reach_ - (length - 1) / 2;
     int64_t t = 0;
-    for (; t + N * L <= count; t += N * L)
-      tile<F, N>(x + t, taps, length, first, out + t, N * L);
+    for (; t + N * L <= count; t += N * L) tile<F, N>(x + t, taps, length, first, out + t, N * L);
     for (; t < count; t += L) tile<F, 1>(x + t, taps, length, first, out + t, count - t);
   }
 
@@ -420,21 +419,21 @@ void backward(const ScalingConv1d& p, ParallelFor parallel_for) {
   const int64_t values = p.filters * (levels.taps + p.levels);
   Scratch<double> partials(p.n_chans * parts * values);
   const int64_t taps = p.filters * levels.taps * smaller(kChunk, p.n_times) * (items / parts);
-  parallel(parallel_for, p.n_chans * parts, kGrainTaps / taps + 1,
-           [&](int64_t begin, int64_t end) {
-             Backward<T> kernel(p, levels, kernels);
-             for (int64_t task = begin; task < end; ++task) {
-               const int64_t chan = task / parts, part = task % parts;
-               double* sums = &partials[task * values];
-               std::memset(sums, 0, size_t(values) * sizeof(double));
-               for (int64_t i = items * part / parts; i < items * (part + 1) / parts; ++i)
-                 kernel.run(i / chunks * p.n_chans + chan, i % chunks * kChunk, sums);
-             }
-           });
+  parallel(parallel_for, p.n_chans * parts, kGrainTaps / taps + 1, [&](int64_t begin, int64_t end) {
+    Backward<T> kernel(p, levels, kernels);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t chan = task / parts, part = task % parts;
+      double* sums = &partials[task * values];
+      std::memset(sums, 0, size_t(values) * sizeof(double));
+      for (int64_t i = items * part / parts; i < items * (part + 1) / parts; ++i)
+        kernel.run(i / chunks * p.n_chans + chan, i % chunks * kChunk, sums);
+    }
+  });
   if (!p.grad_weight && !p.grad_bias) return;
 
   const auto write = [&](double* sums, bool shared, int64_t chan) {
-    if (p.grad_weight && shared == (p.weight_chans == 1)) write_grad_weight<T>(p, levels, sums, chan);
+    if (p.grad_weight && shared == (p.weight_chans == 1))
+      write_grad_weight<T>(p, levels, sums, chan);
     if (p.grad_bias && shared == (p.bias_chans == 1)) write_grad_bias<T>(p, levels, sums, chan);
   };
   parallel(parallel_for, p.n_chans, 65536 / (parts * values) + 1, [&](int64_t begin, int64_t end) {
@@ -456,8 +455,7 @@ void scaling_conv1d(const ScalingConv1d& p, ParallelFor parallel_for) {
 }
 
 void scaling_conv1d_backward(const ScalingConv1d& p, ParallelFor parallel_for) {
-  p.dtype == DType::kFloat32 ? backward<float>(p, parallel_for)
-                             : backward<double>(p, parallel_for);
+  p.dtype == DType::kFloat32 ? backward<float>(p, parallel_for) : backward<double>(p, parallel_for);
 }
 
 }  // namespace eegfast::EEGFAST_ISA

@@ -5,20 +5,21 @@
 
 namespace eegfast {
 
-// One odd-length kernel per filter, seen at several scales. With w_0 = weight and w_{l+1} = pool(w_l),
+// One odd-length kernel per filter, seen at several scales. With w_0 = weight and w_{l+1} =
+// pool(w_l),
 //   out_l[t] = act(bias_l + sum_j w_l[j] x[t + j - (length_l - 1) / 2]),  x = 0 outside the signal.
-// pool averages neighbours, window 2, stride 2. Where the result would have an even length, a zero is
-// put in front, so that every length is odd: the first tap is then w[0] / 2, or w[0] if the zero is
-// not counted. act is ReLU or nothing.
+// pool averages neighbours, window 2, stride 2. Where the result would have an even length, a zero
+// is put in front, so that every length is odd: the first tap is then w[0] / 2, or w[0] if the zero
+// is not counted. act is ReLU or nothing.
 struct ScalingConv1d {
   DType dtype;
   const void* x;  // (batch, n_chans, n_times), the last axis contiguous
   int64_t stride_batch, stride_chan;
-  const void* weight;   // (weight_chans, filters, length), contiguous; weight_chans is 1 or n_chans
-  const void* bias;     // (bias_chans, filters, levels) or null; bias_chans is 1 or n_chans
-  void* out;            // (batch, n_chans, filters, levels, n_times)
-  uint8_t* positive;    // (batch, n_chans, filters, levels, mask_bytes(n_times)) or null: bit t % 8 of
-                        // byte t / 8 is 0 where ReLU made out[t] zero, and 0 behind the signal
+  const void* weight;  // (weight_chans, filters, length), contiguous; weight_chans is 1 or n_chans
+  const void* bias;    // (bias_chans, filters, levels) or null; bias_chans is 1 or n_chans
+  void* out;           // (batch, n_chans, filters, levels, n_times)
+  uint8_t* positive;   // (batch, n_chans, filters, levels, mask_bytes(n_times)) or null: bit t % 8
+                      // of byte t / 8 is 0 where ReLU made out[t] zero, and 0 behind the signal
   const void* grad;     // backward: as out
   const uint8_t* kept;  // backward: as positive; null without ReLU
   void* grad_x;         // backward, each null if not wanted: (batch, n_chans, n_times),
