@@ -24,11 +24,11 @@ namespace eegfast::EEGFAST_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kTile = 4, kTaps = 5;  // of 32 registers
+constexpr int kTile = 4, kTaps = 5, kRowTile = 16;  // of 32 registers
 #else
-constexpr int kTile = 2, kTaps = 2;  // of 16
+constexpr int kTile = 2, kTaps = 2, kRowTile = 8;  // of 16
 #endif
-constexpr int kRowTile = 8, kRowTaps = 8;  // for a single filter
+constexpr int kRowTaps = 8;  // for a single filter
 constexpr int64_t kChunk = 1024;
 constexpr int64_t kGrainTaps = 1 << 20;  // worth waking another thread
 
@@ -46,6 +46,30 @@ void copy_stretch(const T* row, int64_t n_times, int64_t begin, int64_t count, T
   }
 }
 
+// Brings a stretch of each of some rows into the cache, a line per call, while arithmetic goes on:
+// the rows are too short and too far apart for the hardware to foresee them.
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const void* first, int64_t row_bytes, int64_t bytes, int64_t rows)
+      : at_(static_cast<const char*>(first)), end_(at_ + bytes), row_bytes_(row_bytes),
+        bytes_(bytes), rows_(rows) {}
+  void operator()() {
+    if (at_ >= end_) {
+      if (--rows_ <= 0) return;
+      end_ += row_bytes_;
+      at_ = end_ - bytes_;
+    }
+    __builtin_prefetch(at_);
+    at_ += 64;
+  }
+
+ private:
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
+  int64_t row_bytes_ = 0, bytes_ = 0, rows_ = 0;
+};
+
 // acc[n] at time n kLanes += the taps 0, kLanes, .. of a kernel, R of them.
 template <int N, int R, class T>
 inline void add_taps(Vec<T>* acc, const T* x, const T* taps, int64_t step) {
@@ -53,7 +77,7 @@ inline void add_taps(Vec<T>* acc, const T* x, const T* taps, int64_t step) {
   Vec<T> tap[R];
 #pragma GCC unroll 4
   for (int i = 0; i < R; ++i) tap[i] = broadcast(taps[i * L * step]);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int u = 0; u < N + R - 1; ++u) {
     const Vec<T> v = load(x + u * L);
 #pragma GCC unroll 4
@@ -98,6 +122,7 @@ class Forward {
     if (bias && p_.bias_chans > 1) bias += chan * p_.filters * p_.levels;
     for (int64_t f = 0; f < p_.filters;) {
       const int width = FilterGroup(p_.filters, f).width;
+      fetch_outputs(row, begin, count, f + width);
       for (int64_t l = 0; l < p_.levels; ++l) {
         T first[kFilters] = {};
         for (int i = 0; i < width && bias; ++i) first[i] = bias[(f + i) * p_.levels + l];
@@ -118,27 +143,40 @@ class Forward {
  private:
   static constexpr int L = kLanes<T>;
 
+  // The outputs of the group of filters that comes next.
+  void fetch_outputs(int64_t row, int64_t begin, int64_t count, int64_t filter) {
+    if (filter == p_.filters) filter = 0, row += 1;
+    if (row == p_.batch * p_.n_chans) return;
+    const int width = FilterGroup(p_.filters, filter).width;
+    const T* out = static_cast<const T*>(p_.out) +
+                   (row * p_.filters + filter) * p_.levels * p_.n_times + begin;
+    ahead_ = Ahead(out, p_.n_times * int64_t(sizeof(T)), count * int64_t(sizeof(T)),
+                   width * p_.levels);
+  }
+
   template <int F, int N>
-  void run_level(int64_t level, const T* taps, const T* first, T* out, int64_t count) const {
+  void run_level(int64_t level, const T* taps, const T* first, T* out, int64_t count) {
     const int64_t length = levels_.length[level];
     const T* x = x_.get() + reach_ - (length - 1) / 2;
     int64_t t = 0;
     for (; t + N * L <= count; t += N * L) tile<F, N>(x + t, taps, length, first, out + t, N * L);
+    if constexpr (N > 4)
+      for (; t + 4 * L <= count; t += 4 * L) tile<F, 4>(x + t, taps, length, first, out + t, 4 * L);
     for (; t < count; t += L) tile<F, 1>(x + t, taps, length, first, out + t, count - t);
   }
 
   template <int F, int N>
-  void tile(const T* x, const T* taps, int64_t length, const T* first, T* out,
-            int64_t count) const {
+  void tile(const T* x, const T* taps, int64_t length, const T* first, T* out, int64_t count) {
     Vec<T> acc[F][N];
 #pragma GCC unroll 4
     for (int f = 0; f < F; ++f)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int n = 0; n < N; ++n) acc[f][n] = broadcast(first[f]);
     if constexpr (F == 1) {
       correlate_row<N>(acc[0], x, taps, 1, length);
     } else {
       for (int64_t j = 0; j < length; ++j) {
+        ahead_();
         Vec<T> v[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) v[n] = load(x + j + n * L);
@@ -150,12 +188,13 @@ class Forward {
         }
       }
     }
+    const Vec<T> floor = broadcast(floor_);
 #pragma GCC unroll 4
     for (int f = 0; f < F; ++f) {
       T* to = out + f * p_.levels * p_.n_times;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int n = 0; n < N; ++n) {
-        const Vec<T> v = acc[f][n] <= floor_ ? broadcast(floor_) : acc[f][n];
+        const Vec<T> v = at_least<T>(acc[f][n], floor);
         if (N > 1 || count >= L)
           store(to + n * L, v);
         else
@@ -185,6 +224,7 @@ class Forward {
   const int64_t reach_;
   const T floor_;
   Scratch<T> x_;
+  Ahead ahead_;
 };
 
 // Adds the lanes of vectors, as they come, to neighbouring sums.
@@ -239,6 +279,7 @@ class Backward {
     for (int64_t f = 0; f < p_.filters;) {
       const int width = FilterGroup(p_.filters, f).width;
       double* to = sums + f * (levels_.taps + p_.levels);
+      fetch_gradients(row, f + width);
       width == 1 ? run_group<1, kRowTaps>(row, chan, f, to)
                  : run_group<kFilters, kTaps>(row, chan, f, to);
       f += width;
@@ -269,6 +310,17 @@ class Backward {
     lane_sums.flush();
     for (int64_t i = 0; i < p_.levels * F; ++i) bias_sums.push(load(&bias_[i * L]));
     bias_sums.flush();
+  }
+
+  // Those of the group of filters that comes next.
+  void fetch_gradients(int64_t row, int64_t filter) {
+    if (filter == p_.filters) filter = 0, row += 1;
+    if (row == p_.batch * p_.n_chans) return;
+    const int width = FilterGroup(p_.filters, filter).width;
+    const T* grad = static_cast<const T*>(p_.grad) +
+                    (row * p_.filters + filter) * p_.levels * p_.n_times + begin_;
+    ahead_ = Ahead(grad, p_.n_times * int64_t(sizeof(T)), count_ * int64_t(sizeof(T)),
+                   width * p_.levels);
   }
 
   // The gradient of an output row behind ReLU, from begin_ - reach on; to[halo_] is sample begin_.
@@ -303,18 +355,19 @@ class Backward {
   void add_grad_x(const T* taps, int64_t length) {
     int64_t t = 0;
     for (; t + kRowTile * L <= count_; t += kRowTile * L) grad_x_tile<F, kRowTile>(taps, length, t);
+    for (; t + 4 * L <= count_; t += 4 * L) grad_x_tile<F, 4>(taps, length, t);
     for (; t < count_; t += L) grad_x_tile<F, 1>(taps, length, t);
   }
 
   template <int F, int N>
   void grad_x_tile(const T* taps, int64_t length, int64_t t) {
     Vec<T> acc[N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int n = 0; n < N; ++n) acc[n] = load(&grad_x_[t + n * L]);
     for (int f = 0; f < F; ++f)
       correlate_row<N>(acc, &grad_[f * stride_ + halo_ + t - length / 2],
                        taps + (length - 1) * F + f, -F, length);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int n = 0; n < N; ++n) store(&grad_x_[t + n * L], acc[n]);
   }
 
@@ -331,6 +384,7 @@ class Backward {
     Vec<T> acc[M][F] = {};
     const T* grad = &grad_[halo_];
     const auto step = [&](int64_t t, uint32_t lanes) {
+      ahead_();
       Vec<T> g[F];
 #pragma GCC unroll 4
       for (int f = 0; f < F; ++f) g[f] = load(grad + f * stride_ + t);
@@ -364,6 +418,7 @@ class Backward {
   const int64_t reach_, halo_, stride_;
   int64_t begin_ = 0, count_ = 0;
   Scratch<T> x_, grad_, grad_x_, bias_;
+  Ahead ahead_;
 };
 
 template <class T>
