@@ -42,4 +42,11 @@ STABLE_TORCH_LIBRARY(eegfast, m) {
       "Tensor project_weight, Tensor mean1, Tensor var1, Tensor mean2, Tensor var2, bool batch1, "
       "bool batch2, float eps1, float eps2, bool concat, bool filters) -> (Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "scaling_conv1d(Tensor x, Tensor weight, Tensor? bias, int levels, bool relu, "
+      "bool count_include_pad, bool save_mask) -> (Tensor, Tensor)");
+  m.def(
+      "scaling_conv1d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? mask, int bias_chans, "
+      "int levels, bool count_include_pad, bool need_x, bool need_weight, bool need_bias) "
+      "-> (Tensor, Tensor, Tensor)");
 }

@@ -12,6 +12,7 @@ from eegfast.reference.depthwise_conv3d import depthwise_conv3d, depthwise_conv3
 from eegfast.reference.filter_bank_power import filter_bank_power, filter_bank_power_backward
 from eegfast.reference.lds_smooth import lds_smooth, lds_smooth_backward
 from eegfast.reference.mobile_unit3d import mobile_unit3d, mobile_unit3d_backward
+from eegfast.reference.scaling_conv1d import scaling_conv1d, scaling_conv1d_backward
 
 __all__ = [
     "band_power",
@@ -26,4 +27,6 @@ __all__ = [
     "lds_smooth_backward",
     "mobile_unit3d",
     "mobile_unit3d_backward",
+    "scaling_conv1d",
+    "scaling_conv1d_backward",
 ]

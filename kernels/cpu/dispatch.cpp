@@ -12,6 +12,7 @@
 #include "eegfast/filter_bank_power.h"
 #include "eegfast/lds_smooth.h"
 #include "eegfast/mobile_unit3d.h"
+#include "eegfast/scaling_conv1d.h"
 
 #if defined(EEGFAST_X86)
 #define EEGFAST_EACH_ISA(X) X(portable) X(avx2) X(avx512)
@@ -35,6 +36,8 @@ namespace eegfast {
   void lds_smooth_backward(const LdsSmooth&, ParallelFor);              \
   void mobile_unit3d(const MobileUnit3d&, ParallelFor);                 \
   void mobile_unit3d_backward(const MobileUnit3d&, ParallelFor);        \
+  void scaling_conv1d(const ScalingConv1d&, ParallelFor);               \
+  void scaling_conv1d_backward(const ScalingConv1d&, ParallelFor);      \
   }
 EEGFAST_EACH_ISA(EEGFAST_DECLARE)
 #undef EEGFAST_DECLARE
@@ -106,6 +109,8 @@ EEGFAST_DISPATCH(lds_smooth, LdsSmooth)
 EEGFAST_DISPATCH(lds_smooth_backward, LdsSmooth)
 EEGFAST_DISPATCH(mobile_unit3d, MobileUnit3d)
 EEGFAST_DISPATCH(mobile_unit3d_backward, MobileUnit3d)
+EEGFAST_DISPATCH(scaling_conv1d, ScalingConv1d)
+EEGFAST_DISPATCH(scaling_conv1d_backward, ScalingConv1d)
 
 void lds_gains(int64_t windows, double q, double r, double p0, double* kalman, double* rts) {
   double predicted = p0;
@@ -116,5 +121,8 @@ void lds_gains(int64_t windows, double q, double r, double p0, double* kalman, d
     rts[t] = predicted > 0 ? filtered / predicted : 0;
   }
 }
+
+int64_t scaling_mask_bytes(int64_t n_times) { return (n_times + 63) / 64 * 8; }
+int64_t scaling_next_length(int64_t length) { return length / 2 | 1; }
 
 }  // namespace eegfast

@@ -14,7 +14,7 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -131,10 +131,22 @@ inline Vec<T> keep_marked(Vec<T> v, Bits<T> marks) {
   return Vec<T>(Bits<T>(v) & marks);
 }
 
-// The larger of the two; v where it is NaN.
+// The larger of the two; NaN where v is. (GCC 12 warns of the unmasked form.)
 template <class T>
 inline Vec<T> at_least(Vec<T> v, Vec<T> floor) {
-  return floor > v ? floor : v;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_max_ps(__mmask16(-1), (__m512)floor, (__m512)v);
+  else
+    return (Vec<T>)_mm512_maskz_max_pd(__mmask8(-1), (__m512d)floor, (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_max_ps((__m256)floor, (__m256)v);
+  else
+    return (Vec<T>)_mm256_max_pd((__m256d)floor, (__m256d)v);
+#else
+  return v <= floor ? floor : v;
+#endif
 }
 
 // A choice of lanes; the others become zero, whatever they held.
@@ -189,17 +201,9 @@ Vec<T> shift_chosen(Vec<T> x, LaneChoice<T> choice);
 constexpr bool kShiftsLanes = false;
 #endif
 
-// max(x, 0); a NaN stays one. (All lanes are named because GCC 12 warns of the unmasked form.)
 template <class T>
 inline Vec<T> relu(Vec<T> x) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return (Vec<T>)_mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), (__m512)x);
-  else
-    return (Vec<T>)_mm512_maskz_max_pd(0xff, _mm512_setzero_pd(), (__m512d)x);
-#else
-  return (x <= T(0)) ? Vec<T>{} : x;
-#endif
+  return at_least<T>(x, Vec<T>{});
 }
 
 // One step of a transposition: the (row & S) halves of two rows trade places.
@@ -243,21 +247,50 @@ inline Vec<T> lane_sums(Vec<T>* rows) {
   }
 }
 
-// The larger of the two; NaN where v is NaN.
+// Lane masks: one bit per lane, the lowest for lane 0.
+
+// Which lanes are positive or NaN, which torch's ReLU lets pass.
 template <class T>
-inline Vec<T> at_least(Vec<T> v, Vec<T> floor) {
+inline uint32_t lanes_positive(Vec<T> v) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
-    return (Vec<T>)_mm512_maskz_max_ps(__mmask16(-1), (__m512)floor, (__m512)v);
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_NLE_UQ);
   else
-    return (Vec<T>)_mm512_maskz_max_pd(__mmask8(-1), (__m512d)floor, (__m512d)v);
+    return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_NLE_UQ);
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4)
-    return (Vec<T>)_mm256_max_ps((__m256)floor, (__m256)v);
+    return uint32_t(_mm256_movemask_ps((__m256)(v <= T(0)))) ^ 0xff;
   else
-    return (Vec<T>)_mm256_max_pd((__m256d)floor, (__m256d)v);
+    return uint32_t(_mm256_movemask_pd((__m256d)(v <= T(0)))) ^ 0xf;
+#elif defined(__SSE2__)
+  if constexpr (sizeof(T) == 4)
+    return uint32_t(_mm_movemask_ps((__m128)(v <= T(0)))) ^ 0xf;
+  else
+    return uint32_t(_mm_movemask_pd((__m128d)(v <= T(0)))) ^ 0x3;
 #else
-  return v <= floor ? floor : v;
+  uint32_t lanes = 0;
+  for (int i = 0; i < kLanes<T>; ++i) lanes |= uint32_t(!(v[i] <= T(0))) << i;
+  return lanes;
+#endif
+}
+
+template <class T, int... E>
+inline Bits<T> lane_bits(std::integer_sequence<int, E...>) {
+  return Bits<T>{(1 << E)...};
+}
+
+// v where the lane's bit is set, else 0, whatever v holds there. Higher bits are ignored.
+template <class T>
+inline Vec<T> keep_lanes(Vec<T> v, uint32_t lanes) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_mov_ps(__mmask16(lanes), (__m512)v);
+  else
+    return (Vec<T>)_mm512_maskz_mov_pd(__mmask8(lanes), (__m512d)v);
+#else
+  using I = typename BitsOf<T>::type;
+  const Bits<T> bit = lane_bits<T>(std::make_integer_sequence<int, kLanes<T>>());
+  return ((I(lanes) - Bits<T>{}) & bit) != 0 ? v : Vec<T>{};
 #endif
 }
 
