@@ -81,6 +81,8 @@ register_autograd("depthwise_conv3d", _setup_context, _backward)
 
 
 def _triple(argument: str, value, least: int) -> list[int]:
+    if type(value) is int and value >= least:
+        return [value] * 3
     values = list(value) if isinstance(value, Sequence) else [value] * 3
     if len(values) != 3 or any(int(v) != v or v < least for v in values):
         raise ValueError(

@@ -69,7 +69,7 @@ void write_gradients(const DepthwiseConv3d& p, int64_t chan, const double* sums)
   write(p.grad_in_shift, sums[taps + kShiftSum]);
 }
 
-constexpr int64_t kMostChunks = 32;
+constexpr int64_t kMostChunks = 8;
 
 template <class Kernel, class T>
 void backward(const DepthwiseConv3d& p, int64_t width, ParallelFor parallel_for) {
@@ -89,15 +89,10 @@ void backward(const DepthwiseConv3d& p, int64_t width, ParallelFor parallel_for)
                             task % blocks, &parts[task * width * sums]);
              }
            });
-  Scratch<double> total(sums);
-  for (int64_t chan = 0; chan < p.chans; ++chan) {
-    for (int64_t i = 0; i < sums; ++i) {
-      total[i] = 0;
-      for (int64_t c = 0; c < chunks; ++c)
-        total[i] += parts[(c * blocks * width + chan) * sums + i];
-    }
-    write_gradients<T>(p, chan, total.get());
-  }
+  const int64_t size = blocks * width * sums;
+  for (int64_t c = 1; c < chunks; ++c)
+    for (int64_t i = 0; i < size; ++i) parts[i] += parts[c * size + i];
+  for (int64_t chan = 0; chan < p.chans; ++chan) write_gradients<T>(p, chan, &parts[chan * sums]);
 }
 
 template <class T>

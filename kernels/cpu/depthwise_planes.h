@@ -223,11 +223,6 @@ class PlanesBackward {
       BackwardRows<T> by_row = r;
       by_row.source_step = by_row.x_step = by_row.dx_step = w_.targets;
       by_row.vectors = count / w_.targets;
-      // What the next channel will read.
-      const int64_t ahead = volume(p_.in) + (r.x - static_cast<const T*>(p_.x));
-      fetch(static_cast<const T*>(p_.x) + ahead, r.rows * count);
-      fetch(static_cast<const T*>(p_.grad) + ahead, r.rows * count);
-      if (p_.out_relu) fetch(static_cast<const T*>(p_.y) + ahead, r.rows * count);
       backward_sliding<false>(by_row, w_.targets / L, stop_tap - first_tap, 3, 1,
                               offsets_ + skipped, weights_ + skipped, activation,
                               sums_.get() + skipped * L, sums_.get() + taps_ * L);
