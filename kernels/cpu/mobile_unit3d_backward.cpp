@@ -207,6 +207,7 @@ void first_sums(const Unit<T>& u, Correction<T>& correction, double* sums) {
         for (int64_t c = 0; c < C; ++c) {
           std::memcpy(x[c], u.sample(u.p.x, b, C) + c * u.volume + v, size_t(n) * sizeof(T));
           std::memcpy(da[c], u.sample(u.p.grad_x, b, C) + c * u.volume + v, size_t(n) * sizeof(T));
+          for (int64_t i = n; i < whole; ++i) x[c][i] = da[c][i] = 0;
           u.activate(x[c], c, whole, a[c]);
           if (!u.p.batch2) continue;
           for (int64_t i = 0; i < whole; i += L) {
