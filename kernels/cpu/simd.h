@@ -113,6 +113,24 @@ inline Vec<T> lane_sums(Vec<T>* rows) {
   }
 }
 
+// The larger of the two; NaN where v is NaN.
+template <class T>
+inline Vec<T> at_least(Vec<T> v, Vec<T> floor) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_max_ps(__mmask16(-1), (__m512)floor, (__m512)v);
+  else
+    return (Vec<T>)_mm512_maskz_max_pd(__mmask8(-1), (__m512d)floor, (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm256_max_ps((__m256)floor, (__m256)v);
+  else
+    return (Vec<T>)_mm256_max_pd((__m256d)floor, (__m256d)v);
+#else
+  return v <= floor ? floor : v;
+#endif
+}
+
 // Lane masks: one bit per lane, the lowest for lane 0.
 
 // Which lanes are positive or NaN, which torch's ReLU lets pass.

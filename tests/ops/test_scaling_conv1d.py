@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tolerances, as relative error of the whole tensor: a sum of n products rounds at random, one after
-the other, and ends within about sqrt(n) / 4 eps of its size: n <= 130 taps give 3 eps (4e-7 in
+"""Tolerances, as relative error of the whole tensor: a sum of n products rounds at random, term
+by term, and ends within about sqrt(n) / 4 eps of its size: n <= 130 taps give 3 eps (4e-7 in
 float32). The gradient of the signal sums filters times taps, n <= 2,100 here: 12 eps (1.4e-6); that
 of a kernel sums at most 256 samples per lane before it turns to double. float64 gets twice as many,
 since its reference rounds as much as the kernel.
