@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // One kernel at all its scales (formula: eegfast/scaling_conv1d.h).
 //
-// A task is a stretch of kChunk samples of one row, copied with its halo into the first-level cache;
-// all filters and levels are run over it there.
+// A task is a stretch of kChunk samples of one row, copied with its halo into the first-level
+// cache; all filters and levels are run over it there.
 //
 // Forward: one SIMD lane is one sample. Registers hold kFilters filters x kTile vectors of time, so
-// that each unaligned load of the signal, which costs two accesses, is used kFilters times. A filter
-// that is left over has no partner; there a load serves several vectors at taps kLanes apart.
+// that each unaligned load of the signal, which costs two accesses, is used kFilters times. A
+// filter that is left over has no partner; there a load serves several vectors at taps kLanes
+// apart.
 //
 // Backward: one SIMD lane is one stretch of neighbouring samples, so that neighbours in time are
 // vectors beside each other: every load is aligned, and a tap is a step of one vector. Each row of
@@ -57,8 +58,11 @@ class Ahead {
  public:
   Ahead() = default;
   Ahead(const void* first, int64_t row_bytes, int64_t bytes, int64_t rows)
-      : at_(static_cast<const char*>(first)), end_(at_ + bytes), row_bytes_(row_bytes),
-        bytes_(bytes), rows_(rows) {}
+      : at_(static_cast<const char*>(first)),
+        end_(at_ + bytes),
+        row_bytes_(row_bytes),
+        bytes_(bytes),
+        rows_(rows) {}
   void operator()() {
     if (at_ >= end_) {
       if (--rows_ <= 0) return;
@@ -153,7 +157,8 @@ class Forward {
   }
 
   template <int F, int N>
-  void tile(const T* x, const T* taps, int64_t length, const T* first, T* out, int64_t count) const {
+  void tile(const T* x, const T* taps, int64_t length, const T* first, T* out,
+            int64_t count) const {
     Vec<T> acc[F][N];
 #pragma GCC unroll 4
     for (int f = 0; f < F; ++f)
