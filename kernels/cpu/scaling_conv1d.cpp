@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // One kernel at all its scales (formula: eegfast/scaling_conv1d.h).
 //
-// One SIMD lane is one sample. A task is a stretch of kChunk samples of one row, copied with its
-// halo into the first-level cache; all filters and levels are run over it there. Registers hold
-// kFilters filters x kTile vectors of time, so that each unaligned load of the signal, which costs
-// two accesses, is used kFilters times. A filter that is left over has no partner; there the load
-// at t + kLanes serves tap j of vector t + kLanes and tap j + kLanes of vector t.
+// A task is a stretch of kChunk samples of one row, copied with its halo into the first-level
+// cache; all filters and levels are run over it there.
 //
-// Backward: the gradient of the rows of a group, masked where ReLU was zero, is copied with its
-// halo into the first-level cache once per level and serves both gradients: the signal's is its
-// correlation with the mirrored kernels, summed over filters and levels; the kernel's is its
-// correlation with the signal, summed over time per lane, then over lanes in double. The gradients
-// of all levels' kernels go back to the weight through the transposed pooling.
+// Forward: one SIMD lane is one sample. Registers hold kFilters filters x kTile vectors of time, so
+// that each unaligned load of the signal, which costs two accesses, is used kFilters times. A
+// filter that is left over has no partner; there a load serves several vectors at taps kLanes
+// apart.
 //
-// Per output, with length samples in the first kernel and about 2 length taps in all: 2 taps /
-// levels FMA... forward, twice that backward; 4 bytes and a bit written forward, read backward.
+// Backward: one SIMD lane is one stretch of neighbouring samples, so that neighbours in time are
+// vectors beside each other: every load is aligned, and a tap is a step of one vector. Each row of
+// the gradient, zeroed where ReLU was zero, is brought into this form once and serves both results:
+// the signal's gradient is its correlation with the mirrored kernels, summed over filters and
+// levels; a kernel's is its correlation with the signal, summed per lane over at most
+// kChunk / kLanes samples, then in double. The gradients of all levels' kernels go back to the
+// weight through the transposed pooling.
+//
+// About 2 length taps per filter and sample for all levels together: as many FMA forward, twice as
+// many backward; 4 bytes and a bit per output, written forward and read backward.
 #include "eegfast/scaling_conv1d.h"
+
+#include <type_traits>
 
 #include "scaling_kernels.h"
 #include "simd.h"
@@ -46,14 +52,17 @@ void copy_stretch(const T* row, int64_t n_times, int64_t begin, int64_t count, T
   }
 }
 
-// Brings a stretch of each of some rows into the cache, a line per call, while arithmetic goes on:
-// the rows are too short and too far apart for the hardware to foresee them.
+// Brings part of each of some rows into the cache, a line per call, while arithmetic goes on: the
+// parts are too short for the hardware to foresee the next.
 class Ahead {
  public:
   Ahead() = default;
   Ahead(const void* first, int64_t row_bytes, int64_t bytes, int64_t rows)
-      : at_(static_cast<const char*>(first)), end_(at_ + bytes), row_bytes_(row_bytes),
-        bytes_(bytes), rows_(rows) {}
+      : at_(static_cast<const char*>(first)),
+        end_(at_ + bytes),
+        row_bytes_(row_bytes),
+        bytes_(bytes),
+        rows_(rows) {}
   void operator()() {
     if (at_ >= end_) {
       if (--rows_ <= 0) return;
@@ -70,13 +79,13 @@ class Ahead {
   int64_t row_bytes_ = 0, bytes_ = 0, rows_ = 0;
 };
 
-// acc[n] at time n kLanes += the taps 0, kLanes, .. of a kernel, R of them.
+// acc[n] += the sum over i < R of taps[i step] x[(n + i) kLanes ..]
 template <int N, int R, class T>
 inline void add_taps(Vec<T>* acc, const T* x, const T* taps, int64_t step) {
   constexpr int L = kLanes<T>;
   Vec<T> tap[R];
 #pragma GCC unroll 4
-  for (int i = 0; i < R; ++i) tap[i] = broadcast(taps[i * L * step]);
+  for (int i = 0; i < R; ++i) tap[i] = broadcast(taps[i * step]);
 #pragma GCC unroll 32
   for (int u = 0; u < N + R - 1; ++u) {
     const Vec<T> v = load(x + u * L);
@@ -86,20 +95,14 @@ inline void add_taps(Vec<T>* acc, const T* x, const T* taps, int64_t step) {
   }
 }
 
-// acc[n] += sum_j taps[j step] x[n kLanes + j]
+// The same for any number of taps.
 template <int N, class T>
-inline void correlate_row(Vec<T>* acc, const T* x, const T* taps, int64_t step, int64_t length) {
+inline void add_all_taps(Vec<T>* acc, const T* x, const T* taps, int64_t step, int64_t count) {
   constexpr int L = kLanes<T>;
-  for (int64_t r = 0; r < smaller(L, length); ++r) {
-    int64_t j = r;
-    for (; j + 3 * L < length; j += 4 * L) add_taps<N, 4>(acc, x + j, taps + j * step, step);
-    if (j + 2 * L < length)
-      add_taps<N, 3>(acc, x + j, taps + j * step, step);
-    else if (j + L < length)
-      add_taps<N, 2>(acc, x + j, taps + j * step, step);
-    else if (j < length)
-      add_taps<N, 1>(acc, x + j, taps + j * step, step);
-  }
+  for (; count >= 4; count -= 4, x += 4 * L, taps += 4 * step) add_taps<N, 4>(acc, x, taps, step);
+  if (count == 3) add_taps<N, 3>(acc, x, taps, step);
+  if (count == 2) add_taps<N, 2>(acc, x, taps, step);
+  if (count == 1) add_taps<N, 1>(acc, x, taps, step);
 }
 
 template <class T>
@@ -122,7 +125,6 @@ class Forward {
     if (bias && p_.bias_chans > 1) bias += chan * p_.filters * p_.levels;
     for (int64_t f = 0; f < p_.filters;) {
       const int width = FilterGroup(p_.filters, f).width;
-      fetch_outputs(row, begin, count, f + width);
       for (int64_t l = 0; l < p_.levels; ++l) {
         T first[kFilters] = {};
         for (int i = 0; i < width && bias; ++i) first[i] = bias[(f + i) * p_.levels + l];
@@ -143,19 +145,8 @@ class Forward {
  private:
   static constexpr int L = kLanes<T>;
 
-  // The outputs of the group of filters that comes next.
-  void fetch_outputs(int64_t row, int64_t begin, int64_t count, int64_t filter) {
-    if (filter == p_.filters) filter = 0, row += 1;
-    if (row == p_.batch * p_.n_chans) return;
-    const int width = FilterGroup(p_.filters, filter).width;
-    const T* out = static_cast<const T*>(p_.out) +
-                   (row * p_.filters + filter) * p_.levels * p_.n_times + begin;
-    ahead_ = Ahead(out, p_.n_times * int64_t(sizeof(T)), count * int64_t(sizeof(T)),
-                   width * p_.levels);
-  }
-
   template <int F, int N>
-  void run_level(int64_t level, const T* taps, const T* first, T* out, int64_t count) {
+  void run_level(int64_t level, const T* taps, const T* first, T* out, int64_t count) const {
     const int64_t length = levels_.length[level];
     const T* x = x_.get() + reach_ - (length - 1) / 2;
     int64_t t = 0;
@@ -166,17 +157,19 @@ class Forward {
   }
 
   template <int F, int N>
-  void tile(const T* x, const T* taps, int64_t length, const T* first, T* out, int64_t count) {
+  void tile(const T* x, const T* taps, int64_t length, const T* first, T* out,
+            int64_t count) const {
     Vec<T> acc[F][N];
 #pragma GCC unroll 4
     for (int f = 0; f < F; ++f)
 #pragma GCC unroll 16
       for (int n = 0; n < N; ++n) acc[f][n] = broadcast(first[f]);
     if constexpr (F == 1) {
-      correlate_row<N>(acc[0], x, taps, 1, length);
+      // Vector n at tap j + kLanes meets the load of vector n + 1 at tap j.
+      for (int64_t j = 0; j < smaller(L, length); ++j)
+        add_all_taps<N>(acc[0], x + j, taps + j, L, (length - j + L - 1) / L);
     } else {
       for (int64_t j = 0; j < length; ++j) {
-        ahead_();
         Vec<T> v[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) v[n] = load(x + j + n * L);
@@ -224,7 +217,6 @@ class Forward {
   const int64_t reach_;
   const T floor_;
   Scratch<T> x_;
-  Ahead ahead_;
 };
 
 // Adds the lanes of vectors, as they come, to neighbouring sums.
@@ -259,10 +251,11 @@ class Backward {
         kernels_(kernels),
         reach_((p.length - 1) / 2),
         halo_((reach_ + 63) / 64 * 64),
-        stride_(kChunk + 2 * halo_ + kRowTile * L),
-        x_(kChunk + 2 * reach_ + L),
+        stride_(kChunk + (2 * reach_ + 5) * L),
+        line_(kChunk + 2 * halo_),
+        x_(stride_),
         grad_(kFilters * stride_),
-        grad_x_(kChunk + kRowTile * L),
+        grad_x_(kChunk),
         bias_(p.levels * kFilters * L) {}
 
   // Samples begin .. begin + kChunk of a row. Adds the gradients of the kernels and, behind them,
@@ -271,11 +264,14 @@ class Backward {
     const int64_t batch = row / p_.n_chans, chan = row % p_.n_chans;
     begin_ = begin;
     count_ = smaller(kChunk, p_.n_times - begin);
+    stretch_ = (count_ + L * kStretch - 1) / (L * kStretch) * kStretch;
     if (p_.grad_weight) {
       const T* x = static_cast<const T*>(p_.x) + batch * p_.stride_batch + chan * p_.stride_chan;
-      copy_stretch(x, p_.n_times, begin - reach_, count_ + 2 * reach_ + L, x_.get());
+      copy_stretch(x, p_.n_times, begin - reach_, stretch_ * L + 2 * reach_,
+                   &line_[halo_ - reach_]);
+      spread(reach_, center(x_.get()));
     }
-    std::memset(grad_x_.get(), 0, size_t(kChunk + kRowTile * L) * sizeof(T));
+    std::memset(grad_x_.get(), 0, kChunk * sizeof(T));
     for (int64_t f = 0; f < p_.filters;) {
       const int width = FilterGroup(p_.filters, f).width;
       double* to = sums + f * (levels_.taps + p_.levels);
@@ -284,35 +280,35 @@ class Backward {
                  : run_group<kFilters, kTaps>(row, chan, f, to);
       f += width;
     }
-    if (p_.grad_x)
-      std::memcpy(static_cast<T*>(p_.grad_x) + row * p_.n_times + begin, grad_x_.get(),
-                  size_t(count_) * sizeof(T));
+    if (p_.grad_x) write_grad_x(static_cast<T*>(p_.grad_x) + row * p_.n_times + begin);
   }
 
  private:
   static constexpr int L = kLanes<T>;
+  static constexpr int kStretch = L > 8 ? L : 8;
 
   template <int F, int M>
   void run_group(int64_t row, int64_t chan, int64_t filter, double* sums) {
     const T* taps = kernels_.of(chan, filter);
     LaneSums<T> lane_sums(sums);
     for (int64_t l = 0; l < p_.levels; ++l) {
-      for (int f = 0; f < F; ++f)
-        read_gradient(((row * p_.filters + filter + f) * p_.levels + l), levels_.length[l] / 2,
-                      grad_.get() + f * stride_);
+      for (int f = 0; f < F; ++f) {
+        read_gradient((row * p_.filters + filter + f) * p_.levels + l, levels_.length[l] / 2);
+        spread(levels_.length[l] / 2, center(&grad_[f * stride_]));
+      }
       if (p_.grad_x) add_grad_x<F>(taps + levels_.offset[l] * F, levels_.length[l]);
       if (p_.grad_weight) add_grad_weight<F, M>(levels_.length[l], lane_sums);
       if (p_.grad_bias)
         for (int f = 0; f < F; ++f) store(&bias_[(l * F + f) * L], sum_over_time(f));
     }
-    if (!p_.grad_bias) return lane_sums.flush();
-    LaneSums<T> bias_sums(sums + levels_.taps * F);
     lane_sums.flush();
+    if (!p_.grad_bias) return;
+    LaneSums<T> bias_sums(sums + levels_.taps * F);
     for (int64_t i = 0; i < p_.levels * F; ++i) bias_sums.push(load(&bias_[i * L]));
     bias_sums.flush();
   }
 
-  // Those of the group of filters that comes next.
+  // The group of filters that comes next.
   void fetch_gradients(int64_t row, int64_t filter) {
     if (filter == p_.filters) filter = 0, row += 1;
     if (row == p_.batch * p_.n_chans) return;
@@ -323,83 +319,120 @@ class Backward {
                    width * p_.levels);
   }
 
-  // The gradient of an output row behind ReLU, from begin_ - reach on; to[halo_] is sample begin_.
-  void read_gradient(int64_t row, int64_t reach, T* to) const {
+  // line_ = the gradient of an output row behind ReLU, zero outside of the signal.
+  void read_gradient(int64_t row, int64_t reach) {
     const T* grad = static_cast<const T*>(p_.grad) + row * p_.n_times;
     const uint8_t* kept = p_.kept ? p_.kept + row * scaling_mask_bytes(p_.n_times) : nullptr;
-    const int64_t halo = (reach + 63) / 64 * 64;
-    T last[64];
-    for (int64_t i = -halo; i < count_ + reach; i += 64) {
+    T part[64];
+    for (int64_t i = -((reach + 63) / 64 * 64); i < stretch_ * L + reach; i += 64) {
       const int64_t t = begin_ + i;
-      const T* from = grad + t;
-      uint64_t word = t >= 0 && t < p_.n_times ? ~uint64_t(0) : 0;
-      if (!word) {
-        std::memset(last, 0, sizeof last);
-        from = last;
-      } else {
-        if (t + 64 > p_.n_times) {
-          std::memset(last, 0, sizeof last);
-          std::memcpy(last, from, size_t(p_.n_times - t) * sizeof(T));
-          from = last;
-        }
-        if (kept) std::memcpy(&word, kept + t / 8, sizeof word);
+      T* to = &line_[halo_ + i];
+      if (t < 0 || t >= p_.n_times) {
+        std::memset(to, 0, sizeof part);
+        continue;
       }
+      const T* from = grad + t;
+      if (t + 64 > p_.n_times) {
+        std::memset(part, 0, sizeof part);
+        std::memcpy(part, from, size_t(p_.n_times - t) * sizeof(T));
+        from = part;
+      }
+      uint64_t word = ~uint64_t(0);
+      if (kept) std::memcpy(&word, kept + t / 8, sizeof word);
 #pragma GCC unroll 8
       for (int k = 0; k < 64; k += L)
-        store(to + halo_ + i + k, keep_lanes<T>(load(from + k), uint32_t(word >> k)));
+        store(to + k, keep_lanes<T>(load(from + k), uint32_t(word >> k)));
+    }
+  }
+
+  // Where sample begin_ lies in a spread row.
+  T* center(T* row) const { return row + reach_ * L; }
+
+  // Gives each lane a stretch of line_ of its own: vector s of `to` holds samples s, s + stretch,
+  // .. So the neighbours in time of an aligned vector are the vectors beside it.
+  void spread(int64_t reach, T* to) const {
+    const T* line = const_cast<Backward*>(this)->line_.get() + halo_;
+    for (int64_t s = 0; s < stretch_; s += L) {
+      Vec<T> tile[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) tile[i] = load(line + i * stretch_ + s);
+      transpose<T>(tile);
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) store(to + (s + i) * L, tile[i]);
+    }
+    // Beyond its stretch a lane goes on with the next lane's, and the last with the line.
+    for (int64_t s = 0; s < reach; ++s) {
+      T* beyond = to + (stretch_ + s) * L;
+      store(beyond, load(to + s * L + 1));
+      beyond[L - 1] = line[stretch_ * L + s];
+    }
+    for (int64_t s = -1; s >= -reach; --s) {
+      T* before = to + s * L;
+      store(before, load(to + (stretch_ + s) * L - 1));
+      before[0] = line[s];
     }
   }
 
   // grad_x += the gradient correlated with the mirrored kernels.
   template <int F>
   void add_grad_x(const T* taps, int64_t length) {
-    int64_t t = 0;
-    for (; t + kRowTile * L <= count_; t += kRowTile * L) grad_x_tile<F, kRowTile>(taps, length, t);
-    for (; t + 4 * L <= count_; t += 4 * L) grad_x_tile<F, 4>(taps, length, t);
-    for (; t < count_; t += L) grad_x_tile<F, 1>(taps, length, t);
+    for (int64_t s = 0; s < stretch_; s += kStretch) {
+      Vec<T> acc[kStretch];
+#pragma GCC unroll 16
+      for (int n = 0; n < kStretch; ++n) acc[n] = load(&grad_x_[(s + n) * L]);
+      for (int f = 0; f < F; ++f)
+        add_all_taps<kStretch>(acc, center(&grad_[f * stride_]) + (s - length / 2) * L,
+                               taps + (length - 1) * F + f, -F, length);
+#pragma GCC unroll 16
+      for (int n = 0; n < kStretch; ++n) store(&grad_x_[(s + n) * L], acc[n]);
+    }
   }
 
-  template <int F, int N>
-  void grad_x_tile(const T* taps, int64_t length, int64_t t) {
-    Vec<T> acc[N];
+  void write_grad_x(T* to) {
+    for (int64_t s = 0; s < stretch_; s += L) {
+      Vec<T> tile[L];
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) acc[n] = load(&grad_x_[t + n * L]);
-    for (int f = 0; f < F; ++f)
-      correlate_row<N>(acc, &grad_[f * stride_ + halo_ + t - length / 2],
-                       taps + (length - 1) * F + f, -F, length);
+      for (int i = 0; i < L; ++i) tile[i] = load(&grad_x_[(s + i) * L]);
+      transpose<T>(tile);
 #pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) store(&grad_x_[t + n * L], acc[n]);
+      for (int i = 0; i < L; ++i) store(&line_[i * stretch_ + s], tile[i]);
+    }
+    std::memcpy(to, line_.get(), size_t(count_) * sizeof(T));
   }
 
   template <int F, int M>
   void add_grad_weight(int64_t length, LaneSums<T>& sums) {
-    const T* x = &x_[reach_ - length / 2];
+    const T* x = center(x_.get()) - length / 2 * L;
     int64_t j = 0;
-    for (; j + M <= length; j += M) grad_weight_tile<F, M>(x + j, sums);
-    for (; j < length; ++j) grad_weight_tile<F, 1>(x + j, sums);
+    for (; j + M <= length; j += M) grad_weight_tile<F, M>(x + j * L, sums);
+    for (; j < length; ++j) grad_weight_tile<F, 1>(x + j * L, sums);
   }
 
   template <int F, int M>
   void grad_weight_tile(const T* x, LaneSums<T>& sums) {
     Vec<T> acc[M][F] = {};
-    const T* grad = &grad_[halo_];
-    const auto step = [&](int64_t t, uint32_t lanes) {
-      ahead_();
+    const T* grad = center(grad_.get());
+    const auto step = [&](int64_t s, auto masked, uint32_t lanes) {
+      if (F > 1) ahead_();
       Vec<T> g[F];
 #pragma GCC unroll 4
-      for (int f = 0; f < F; ++f) g[f] = load(grad + f * stride_ + t);
+      for (int f = 0; f < F; ++f) g[f] = load(grad + f * stride_ + s * L);
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
-        Vec<T> v = load(x + t + m);
-        if (lanes) v = keep_lanes<T>(v, lanes);
+        Vec<T> v = load(x + (s + m) * L);
+        if (masked) v = keep_lanes<T>(v, lanes);
 #pragma GCC unroll 4
         for (int f = 0; f < F; ++f) acc[m][f] += g[f] * v;
       }
     };
-    int64_t t = 0;
-    for (; t + L <= count_; t += L) step(t, 0);
-    // Behind the last sample the gradient is 0, but x may be NaN for taps that do not meet it.
-    if (t < count_) step(t, (1u << (count_ - t)) - 1);
+    if (count_ == stretch_ * L) {
+      for (int64_t s = 0; s < stretch_; ++s) step(s, std::false_type(), 0);
+    } else {
+      // Behind the last sample the gradient is 0, but x may be NaN for taps that do not meet it.
+      const int64_t whole = count_ / stretch_, rest = count_ % stretch_;
+      for (int64_t s = 0; s < stretch_; ++s)
+        step(s, std::true_type(), (1u << (whole + (s < rest))) - 1);
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -407,8 +440,9 @@ class Backward {
   }
 
   Vec<T> sum_over_time(int f) {
+    const T* grad = center(&grad_[f * stride_]);
     Vec<T> sum{};
-    for (int64_t t = 0; t < count_; t += L) sum += load(&grad_[f * stride_ + halo_ + t]);
+    for (int64_t s = 0; s < stretch_; ++s) sum += load(grad + s * L);
     return sum;
   }
 
@@ -416,8 +450,8 @@ class Backward {
   const Levels& levels_;
   const PooledKernels<T>& kernels_;
   const int64_t reach_, halo_, stride_;
-  int64_t begin_ = 0, count_ = 0;
-  Scratch<T> x_, grad_, grad_x_, bias_;
+  int64_t begin_ = 0, count_ = 0, stretch_ = 0;
+  Scratch<T> line_, x_, grad_, grad_x_, bias_;
   Ahead ahead_;
 };
 

@@ -15,11 +15,11 @@ struct ScalingConv1d {
   DType dtype;
   const void* x;  // (batch, n_chans, n_times), the last axis contiguous
   int64_t stride_batch, stride_chan;
-  const void* weight;  // (weight_chans, filters, length), contiguous; weight_chans is 1 or n_chans
-  const void* bias;    // (bias_chans, filters, levels) or null; bias_chans is 1 or n_chans
-  void* out;           // (batch, n_chans, filters, levels, n_times)
-  uint8_t* positive;   // (batch, n_chans, filters, levels, mask_bytes(n_times)) or null: bit t % 8
-                      // of byte t / 8 is 0 where ReLU made out[t] zero, and 0 behind the signal
+  const void* weight;   // (weight_chans, filters, length), contiguous; weight_chans is 1 or n_chans
+  const void* bias;     // (bias_chans, filters, levels) or null; bias_chans is 1 or n_chans
+  void* out;            // (batch, n_chans, filters, levels, n_times)
+  uint8_t* positive;    // (batch, n_chans, filters, levels, mask_bytes(n_times)) or null: bit t % 8
+                        // of byte t / 8 is 0 where ReLU made out[t] zero, and 0 behind the signal
   const void* grad;     // backward: as out
   const uint8_t* kept;  // backward: as positive; null without ReLU
   void* grad_x;         // backward, each null if not wanted: (batch, n_chans, n_times),
