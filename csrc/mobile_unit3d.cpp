@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "eegfast/mobile_unit3d.h"
 
+#include <cstring>
 #include <optional>
 #include <tuple>
 
@@ -65,7 +66,9 @@ Tensor statistics(const std::optional<Tensor>& given, const Tensor& like) {
   Tensor copy = empty_like_shape(like, {like.numel()});
   if (given) {
     Inputs::check(given->numel() == like.numel() && given->scalar_type() == like.scalar_type());
-    torch::stable::copy_(copy, *given);
+    const Tensor values = as_contiguous(*given);
+    const size_t bytes = size_t(like.numel()) * (like.scalar_type() == ScalarType::Float ? 4 : 8);
+    std::memcpy(copy.mutable_data_ptr(), values.const_data_ptr(), bytes);
   }
   return copy;
 }

@@ -62,20 +62,23 @@ class MobileUnit3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, C, depth, height, width)`` to ``(batch, 2 C or C, depth, height, width)``."""
-        norms = (self.norm1, self.norm2)
+        norm1, norm2 = self.norm1, self.norm2
         return _unit(
             x,
-            self.norm1.weight,
-            self.norm1.bias,
+            norm1.weight,
+            norm1.bias,
             self.expand.weight,
-            self.norm2.weight,
-            self.norm2.bias,
+            norm2.weight,
+            norm2.bias,
             self.depthwise.weight,
             self.project.weight,
-            running=tuple((norm.running_mean, norm.running_var) for norm in norms),
-            training=tuple(norm.training for norm in norms),
-            momentum=tuple(_count_batch(norm) for norm in norms),
-            eps=tuple(norm.eps for norm in norms),
+            running=(
+                (norm1.running_mean, norm1.running_var),
+                (norm2.running_mean, norm2.running_var),
+            ),
+            training=(norm1.training, norm2.training),
+            momentum=(_count_batch(norm1), _count_batch(norm2)),
+            eps=(norm1.eps, norm2.eps),
             merge=self.merge,
         )
 

@@ -202,10 +202,10 @@ def depthwise_conv3d(
         raise ValueError(
             f"{_NAME}: weight must be ({channels}, 1, kd, kh, kw), got {tuple(weight.shape)}"
         )
-    if not all(1 <= k <= _LARGEST_KERNEL for k in weight.shape[2:]):
+    kernel = tuple(weight.shape[2:])
+    if not all(1 <= k <= _LARGEST_KERNEL for k in kernel):
         raise ValueError(
-            f"{_NAME}: weight must have kernel sizes of 1 to {_LARGEST_KERNEL}, "
-            f"got {tuple(weight.shape[2:])}"
+            f"{_NAME}: weight must have kernel sizes of 1 to {_LARGEST_KERNEL}, got {kernel}"
         )
     per_channel = {
         "bias": bias,
@@ -223,13 +223,11 @@ def depthwise_conv3d(
                 f"{_NAME}: {argument} must have shape ({channels},), got {tuple(value.shape)}"
             )
     stride = _triple("stride", stride, 1)
-    padding = _both_sides(padding, stride, weight.shape[2:])
-    for size, before, after, kernel in zip(
-        x.shape[2:], padding[::2], padding[1::2], weight.shape[2:], strict=True
-    ):
-        if size + before + after < kernel:
+    padding = _both_sides(padding, stride, kernel)
+    for axis, (size, taps) in enumerate(zip(x.shape[2:], kernel, strict=True)):
+        if size + padding[2 * axis] + padding[2 * axis + 1] < taps:
             raise ValueError(
-                f"{_NAME}: x must be at least as large as the kernel {tuple(weight.shape[2:])} "
+                f"{_NAME}: x must be at least as large as the kernel {kernel} "
                 f"once padded, got {tuple(x.shape)} and padding {padding}"
             )
     return _op(x, weight, *per_channel.values(), stride, padding, bool(in_relu), bool(out_relu))

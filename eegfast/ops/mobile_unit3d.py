@@ -61,38 +61,47 @@ def _backward(ctx, grad, *_):
 register_autograd("mobile_unit3d", _setup_context, _backward)
 
 
+_PARAMETERS = (
+    "norm1_weight",
+    "norm1_bias",
+    "expand_weight",
+    "norm2_weight",
+    "norm2_bias",
+    "depthwise_weight",
+    "project_weight",
+)
+
+
 def _refuse(text: str) -> ValueError:
     return ValueError(f"eegfast.ops.mobile_unit3d: {text}")
 
 
-def _check(x: Tensor, parameters: dict[str, Tensor], buffers: dict[str, Tensor | None]) -> None:
-    check_signal("mobile_unit3d", "x", x, 5, "(batch, channels, depth, height, width)")
-    if x.dim() != 5:
+def _check(x: Tensor, parameters: tuple[Tensor, ...], running) -> None:
+    if not isinstance(x, Tensor) or x.dim() != 5 or not x.is_floating_point():
+        check_signal("mobile_unit3d", "x", x, 5, "(batch, channels, depth, height, width)")
         raise _refuse(f"x must be (batch, channels, depth, height, width), got {tuple(x.shape)}")
-    channels, expanded = x.shape[1], parameters["expand_weight"].shape[0]
-    shapes = {
-        "norm1_weight": (channels,),
-        "norm1_bias": (channels,),
-        "expand_weight": (expanded, channels, 1, 1, 1),
-        "norm2_weight": (expanded,),
-        "norm2_bias": (expanded,),
-        "depthwise_weight": (expanded, 1, 3, 3, 3),
-        "project_weight": (channels, expanded, 1, 1, 1),
-        "running_mean1": (channels,),
-        "running_var1": (channels,),
-        "running_mean2": (expanded,),
-        "running_var2": (expanded,),
-    }
-    for name, value in {**parameters, **buffers}.items():
-        if value is not None and tuple(value.shape) != shapes[name]:
-            raise _refuse(f"{name} must be {shapes[name]}, got {tuple(value.shape)}")
-    for name, value in parameters.items():
+    channels, expanded = x.shape[1], parameters[2].shape[0]
+    shapes = (
+        (channels,),
+        (channels,),
+        (expanded, channels, 1, 1, 1),
+        (expanded,),
+        (expanded,),
+        (expanded, 1, 3, 3, 3),
+        (channels, expanded, 1, 1, 1),
+    )
+    for name, value, shape in zip(_PARAMETERS, parameters, shapes, strict=True):
+        if value.shape != shape:
+            raise _refuse(f"{name} must be {shape}, got {tuple(value.shape)}")
         if value.dtype != x.dtype:
             raise TypeError(
                 f"eegfast.ops.mobile_unit3d: {name} must be {x.dtype} like x, got {value.dtype}"
             )
-    for i in (1, 2):
-        if (buffers[f"running_mean{i}"] is None) != (buffers[f"running_var{i}"] is None):
+    for i, (pair, size) in enumerate(zip(running, (channels, expanded), strict=True), 1):
+        for kind, value in zip(("mean", "var"), pair, strict=True):
+            if value is not None and value.shape != (size,):
+                raise _refuse(f"running_{kind}{i} must be {(size,)}, got {tuple(value.shape)}")
+        if (pair[0] is None) != (pair[1] is None):
             raise _refuse(f"running_mean{i} and running_var{i} must be given together")
 
 
@@ -112,14 +121,7 @@ def _unit(
     merge: str,
 ) -> Tensor:
     """The unit, each norm on its own in training or not; ``momentum`` 0 updates nothing."""
-    names = ("norm1_weight", "norm1_bias", "expand_weight", "norm2_weight", "norm2_bias")
-    names += ("depthwise_weight", "project_weight")
-    buffers = {
-        f"running_{kind}{i + 1}": running[i][j]
-        for i in (0, 1)
-        for j, kind in enumerate(["mean", "var"])
-    }
-    _check(x, dict(zip(names, parameters, strict=True)), buffers)
+    _check(x, parameters, running)
     if merge not in MERGES:
         raise _refuse(f"merge must be one of {MERGES}, got {merge!r}")
     given = [
@@ -133,7 +135,7 @@ def _unit(
             f"got x of shape {tuple(x.shape)}"
         )
     out, *statistics = _op(
-        x, *parameters, *given[0], *given[1], *map(float, eps), merge == "concat"
+        x, *parameters, *given[0], *given[1], float(eps[0]), float(eps[1]), merge == "concat"
     )
     for i in (0, 1):
         if training[i]:
