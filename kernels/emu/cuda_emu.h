@@ -14,7 +14,8 @@
 // Not seen: races between blocks, memory order, bank conflicts, anything about speed.
 #pragma once
 
-#include <cmath>
+#include <math.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -45,6 +46,9 @@ template <class T>
 T __ldg(const T* from) {
   return *from;
 }
+
+inline double cospi(double x) { return cos(3.14159265358979323846 * x); }
+inline double sinpi(double x) { return sin(3.14159265358979323846 * x); }
 
 namespace emu {
 
