@@ -61,7 +61,8 @@ BandPowerLaunch launch_of(const BandPower& p) {
   l.dtype = l.out_dtype = p.dtype;
   const size_t element = p.dtype == DType::kFloat64 ? 8 : is_half(p.dtype) ? 2 : 4;
   const bool even = p.stride_batch % 2 == 0 && p.stride_chan % 2 == 0 && p.step % 2 == 0;
-  l.pairs = even && reinterpret_cast<uintptr_t>(p.x) % (2 * element) == 0;
+  l.pairs = even && reinterpret_cast<uintptr_t>(p.x) % (2 * element) == 0 &&
+            reinterpret_cast<uintptr_t>(p.taper) % (2 * sizeof(float)) == 0;
   return l;
 }
 
@@ -101,8 +102,9 @@ int run(const BandPower& p, bool backward, void* stream) {
       for (int64_t batch = 0; batch < p.batch; batch += at_once) {
         l.first_batch = batch;
         l.rows = smaller(at_once, p.batch - batch) * in_batch;
-        const int error =
-            fast ? band_power_fft(l, backward, stream) : band_power_dft(l, backward, stream);
+        const int error = !fast      ? band_power_dft(l, backward, stream)
+                          : backward ? band_power_fft_backward(l, stream)
+                                     : band_power_fft(l, stream);
         if (error) return error;
       }
     }

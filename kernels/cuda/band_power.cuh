@@ -27,7 +27,7 @@ struct BandPowerLaunch {
   double gain;
   bool log2;
   bool accumulate;  // backward: add to out
-  bool pairs;       // samples 2 i and 2 i + 1 of every window may be read as one
+  bool pairs;       // samples 2 i and 2 i + 1 of every window, and of the taper, lie as a pair
   DType dtype, out_dtype;
 };
 
@@ -93,10 +93,11 @@ __device__ void store_as(DType dtype, void* to, int64_t i, T value) {
   }
 }
 
-// The two algorithms: band_power_fft.cu, and band_power_dft.cu, whose workspace begins with a table
-// that is filled once per call.
+// The two algorithms: band_power_fft.cuh, and band_power_dft.cu, whose workspace begins with a
+// table that is filled once per call.
 bool band_power_has_fft(const BandPower& p);
-int band_power_fft(const BandPowerLaunch& p, bool backward, void* stream);
+int band_power_fft(const BandPowerLaunch& p, void* stream);
+int band_power_fft_backward(const BandPowerLaunch& p, void* stream);
 int64_t band_power_dft_workspace(const BandPower& p, bool backward);
 int band_power_dft_table(const BandPower& p, void* stream);
 int band_power_dft(const BandPowerLaunch& p, bool backward, void* stream);

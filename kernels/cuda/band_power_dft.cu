@@ -235,7 +235,7 @@ class Kernel {
 };
 
 template <class T, bool backward>
-__global__ void __launch_bounds__(kBlock) band_power_product(const BandPowerLaunch p) {
+__global__ void __launch_bounds__(kBlock, 4) band_power_product(const BandPowerLaunch p) {
   EEGFAST_SHARED(Shared<T>, shared);
   Kernel<T> kernel(p, shared);
   for (int64_t row = int64_t(blockIdx.x) * kRows; row < p.rows; row += int64_t(gridDim.x) * kRows) {
