@@ -64,35 +64,6 @@ __device__ T band_value(const BandPowerLaunch& p, int band, T energy) {
   return p.log2 ? log2(power) : power;
 }
 
-// Loads and stores by a type known at run time.
-template <class T>
-__device__ T load_as(DType dtype, const void* from, int64_t i) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return T(static_cast<const double*>(from)[i]);
-    case DType::kFloat16:
-      return T(load(static_cast<const __half*>(from) + i));
-    case DType::kBFloat16:
-      return T(load(static_cast<const __nv_bfloat16*>(from) + i));
-    default:
-      return T(static_cast<const float*>(from)[i]);
-  }
-}
-
-template <class T>
-__device__ void store_as(DType dtype, void* to, int64_t i, T value) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return store(static_cast<double*>(to) + i, double(value));
-    case DType::kFloat16:
-      return store(static_cast<__half*>(to) + i, float(value));
-    case DType::kBFloat16:
-      return store(static_cast<__nv_bfloat16*>(to) + i, float(value));
-    default:
-      return store(static_cast<float*>(to) + i, float(value));
-  }
-}
-
 // The two algorithms: band_power_fft.cuh, and band_power_dft.cu, whose workspace begins with a
 // table that is filled once per call.
 bool band_power_has_fft(const BandPower& p);

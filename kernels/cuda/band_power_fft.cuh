@@ -236,7 +236,7 @@ class Kernel {
 };
 
 template <int N, bool backward>
-__global__ void __launch_bounds__(kBlock, N <= 512 ? 4 : 2)
+__global__ void __launch_bounds__(kBlock, N > 512 ? 2 : backward ? 3 : 4)
     band_power_rows(const BandPowerLaunch p) {
   EEGFAST_DYNAMIC_SHARED(Complex, shared);
   Kernel<N> kernel(p, shared);

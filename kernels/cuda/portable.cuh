@@ -76,6 +76,35 @@ __device__ inline void store(double* to, double value) { *to = value; }
 __device__ inline void store(__half* to, float value) { *to = __float2half_rn(value); }
 __device__ inline void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
 
+// Loads and stores by a type known at run time.
+template <class T>
+__device__ T load_as(DType dtype, const void* from, int64_t i) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return T(static_cast<const double*>(from)[i]);
+    case DType::kFloat16:
+      return T(load(static_cast<const __half*>(from) + i));
+    case DType::kBFloat16:
+      return T(load(static_cast<const __nv_bfloat16*>(from) + i));
+    default:
+      return T(static_cast<const float*>(from)[i]);
+  }
+}
+
+template <class T>
+__device__ void store_as(DType dtype, void* to, int64_t i, T value) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return store(static_cast<double*>(to) + i, double(value));
+    case DType::kFloat16:
+      return store(static_cast<__half*>(to) + i, float(value));
+    case DType::kBFloat16:
+      return store(static_cast<__nv_bfloat16*>(to) + i, float(value));
+    default:
+      return store(static_cast<float*>(to) + i, float(value));
+  }
+}
+
 // Calls run with a value of the element type.
 template <class Run>
 int with_dtype(DType dtype, const Run& run) {

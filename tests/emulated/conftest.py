@@ -14,7 +14,7 @@ import torch
 
 from eegfast import ops  # noqa: F401  (defines the schemas)
 
-OPS = ("band_power", "lds_smooth")
+OPS = ("band_power", "bandpass_power", "lds_smooth")
 SOURCE = Path(__file__).parent
 
 
