@@ -235,8 +235,13 @@ class Kernel {
   float *energy_, *partial_, *weight_;
 };
 
+// As many blocks to a processor as the registers allow without spilling.
+constexpr int blocks_per_processor(int n_fft, bool backward) {
+  return n_fft > 512 ? 2 : backward ? 3 : 4;
+}
+
 template <int N, bool backward>
-__global__ void __launch_bounds__(kBlock, N > 512 ? 2 : backward ? 3 : 4)
+__global__ void __launch_bounds__(kBlock, blocks_per_processor(N, backward))
     band_power_rows(const BandPowerLaunch p) {
   EEGFAST_DYNAMIC_SHARED(Complex, shared);
   Kernel<N> kernel(p, shared);

@@ -44,6 +44,7 @@ struct Launch {
     Section sections[kMaxBands][kMaxSections];
   } group[2];
 };
+static_assert(sizeof(Launch) <= 4096, "the parameters of a kernel");
 
 // Edges of segments: the first after t, and the last before t.
 __device__ int64_t next_edge(const Launch& p, int64_t t) {
@@ -180,7 +181,8 @@ struct Block {
 };
 
 template <class T, int S>
-__global__ void __launch_bounds__(kLanes* kMaxBands) bandpass_chains(const Launch p) {
+__global__ void __launch_bounds__(kLanes* kMaxBands, S > 5 ? 2 : 4)
+    bandpass_chains(const Launch p) {
   using Shared = Block<T, S>;
   EEGFAST_SHARED(Shared, block);
   if (p.group[blockIdx.y].count == 0) return;
