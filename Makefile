@@ -24,7 +24,7 @@ lint: $(VENV)/installed
 	$(BIN)/python -m pip install -q -e ".[dev]" --no-build-isolation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.cu' '*.h')
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.cu' '*.cuh' '*.h')
 	$(BIN)/lint-imports
 
 # Kernels are rebuilt when a source of theirs changed.

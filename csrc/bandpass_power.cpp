@@ -6,13 +6,13 @@
 namespace eegfast {
 namespace {
 
-BandpassPower params(const Signal& x, const Tensor& sos, int64_t window, int64_t step,
+BandpassPower params(DType dtype, const Signal& x, const Tensor& sos, int64_t window, int64_t step,
                      int64_t ddof) {
   STD_TORCH_CHECK(window > 0 && step > 0 && ddof >= 0 && ddof < window && sos.dim() == 3 &&
                       sos.size(2) == 6 && sos.is_cpu() && sos.scalar_type() == ScalarType::Double,
                   "eegfast::bandpass_power: bad sos, window, step or ddof");
   BandpassPower p{};
-  p.dtype = kernel_dtype("bandpass_power", x.tensor);
+  p.dtype = dtype;
   p.x = x.tensor.const_data_ptr();
   p.stride_batch = x.stride_batch;
   p.stride_chan = x.stride_chan;
@@ -33,7 +33,7 @@ Tensor bandpass_power(const Tensor& x, const Tensor& sos, int64_t window, int64_
                       int64_t ddof) {
   const Signal signal = as_signal(x);
   const Tensor flat_sos = as_contiguous(sos);
-  BandpassPower p = params(signal, flat_sos, window, step, ddof);
+  BandpassPower p = params(kernel_dtype("bandpass_power", x), signal, flat_sos, window, step, ddof);
   Tensor out = empty_like_shape(x, feature_shape(x, p.windows, p.bands));
   p.out = out.mutable_data_ptr();
   if (out.numel()) bandpass_power_cpu(p, cpu_isa(), torch_threads);
@@ -45,7 +45,7 @@ Tensor bandpass_power_backward(const Tensor& grad, const Tensor& x, const Tensor
   const Signal signal = as_signal(x);
   const Tensor flat_sos = as_contiguous(sos);
   const Tensor flat_grad = as_contiguous(grad);
-  BandpassPower p = params(signal, flat_sos, window, step, ddof);
+  BandpassPower p = params(kernel_dtype("bandpass_power", x), signal, flat_sos, window, step, ddof);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   Tensor out = empty_like_shape(x, shape);
   if (grad.numel() == 0) return torch::stable::fill_(out, 0);
@@ -55,11 +55,35 @@ Tensor bandpass_power_backward(const Tensor& grad, const Tensor& x, const Tensor
   return out;
 }
 
+#if defined(EEGFAST_HAS_CUDA_KERNELS)
+Tensor bandpass_power_on_cuda(const Tensor& x, const Tensor& sos, int64_t window, int64_t step,
+                              int64_t ddof) {
+  const OnDevice device(x);
+  const Signal signal = as_signal(x);
+  const Tensor flat_sos = as_contiguous(sos);
+  BandpassPower p =
+      params(cuda_kernel_dtype("bandpass_power", x), signal, flat_sos, window, step, ddof);
+  Tensor out = empty_like_shape(x, feature_shape(x, p.windows, p.bands));
+  if (out.numel() == 0) return out;
+  const Tensor workspace = workspace_like(x, bandpass_power_workspace(p));
+  if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
+  p.out = out.mutable_data_ptr();
+  check_launch("bandpass_power", bandpass_power_cuda(p, device.stream()));
+  return out;
+}
+#endif
+
 }  // namespace
 
+#if !defined(EEGFAST_EMULATED)
 STABLE_TORCH_LIBRARY_IMPL(eegfast, CPU, m) {
   m.impl("bandpass_power", TORCH_BOX(&bandpass_power));
   m.impl("bandpass_power_backward", TORCH_BOX(&bandpass_power_backward));
 }
+#endif
+
+#if defined(EEGFAST_HAS_CUDA_KERNELS)
+EEGFAST_CUDA_KERNELS(m) { m.impl("bandpass_power", TORCH_BOX(&bandpass_power_on_cuda)); }
+#endif
 
 }  // namespace eegfast

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "eegfast/lds_smooth.h"
 
-#include <torch/csrc/stable/accelerator.h>
-
 #include <optional>
 #include <tuple>
 
@@ -19,10 +17,10 @@ struct Gains {
 };
 
 // y: (..., windows, n_chans, bands), contiguous.
-LdsSmooth params(const Tensor& y, bool causal) {
+LdsSmooth params(DType dtype, const Tensor& y, bool causal) {
   const int64_t dims = y.dim();
   LdsSmooth p{};
-  p.dtype = kernel_dtype("lds_smooth", y);
+  p.dtype = dtype;
   p.y = y.const_data_ptr();
   p.windows = y.size(dims - 3);
   p.features = y.size(dims - 2) * y.size(dims - 1);
@@ -45,7 +43,7 @@ Tensor lds_smooth(const Tensor& y, std::optional<Tensor> prior, double q, double
                   bool causal) {
   const Tensor flat = as_contiguous(y);
   const Tensor flat_prior = prior ? as_contiguous(*prior) : flat;
-  LdsSmooth p = params(flat, causal);
+  LdsSmooth p = params(kernel_dtype("lds_smooth", flat), flat, causal);
   Tensor out = empty_contiguous(flat);
   if (out.numel() == 0) return out;
   const Gains gains(p.windows, q, r, p0);
@@ -60,7 +58,7 @@ Tensor lds_smooth(const Tensor& y, std::optional<Tensor> prior, double q, double
 std::tuple<Tensor, Tensor> lds_smooth_backward(const Tensor& grad, double q, double r, double p0,
                                                bool causal, bool own_prior) {
   const Tensor flat = as_contiguous(grad);
-  LdsSmooth p = params(flat, causal);
+  LdsSmooth p = params(kernel_dtype("lds_smooth", flat), flat, causal);
   Tensor out = empty_contiguous(flat), grad_prior = empty_series(flat);
   if (out.numel() == 0) return {out, torch::stable::fill_(grad_prior, 0)};
   const Gains gains(p.windows, q, r, p0);
@@ -73,68 +71,59 @@ std::tuple<Tensor, Tensor> lds_smooth_backward(const Tensor& grad, double q, dou
   return {out, grad_prior};
 }
 
-#if defined(EEGFAST_WITH_CUDA)
-// The gains, (2, windows) float64, on the device of `like`.
-Tensor gains_on_device(const Tensor& like, int64_t windows, double q, double r, double p0) {
-  const Gains gains(windows, q, r, p0);
-  const std::vector<int64_t> shape{2, windows};
-  const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), shape.size());
-  Tensor host = torch::stable::empty(sizes, ScalarType::Double, std::nullopt,
-                                     torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  double* values = static_cast<double*>(host.mutable_data_ptr());
-  std::copy(gains.kalman.begin(), gains.kalman.end(), values);
-  std::copy(gains.rts.begin(), gains.rts.end(), values + windows);
-  return torch::stable::to(host, like.device());
-}
-
-void check_launch(int error) {
-  STD_TORCH_CHECK(error == 0, "eegfast.ops.lds_smooth: CUDA error: ", cuda_error_string(error));
+#if defined(EEGFAST_HAS_CUDA_KERNELS)
+LdsSmooth cuda_params(const Tensor& y, double q, double r, double p0, bool causal) {
+  LdsSmooth p = params(cuda_kernel_dtype("lds_smooth", y), y, causal);
+  p.q = q;
+  p.r = r;
+  p.p0 = p0;
+  return p;
 }
 
 Tensor lds_smooth_on_cuda(const Tensor& y, std::optional<Tensor> prior, double q, double r,
                           double p0, bool causal) {
-  const torch::stable::accelerator::DeviceGuard guard(y.get_device_index());
+  const OnDevice device(y);
   const Tensor flat = as_contiguous(y);
   const Tensor flat_prior = prior ? as_contiguous(*prior) : flat;
-  LdsSmooth p = params(flat, causal);
+  LdsSmooth p = cuda_params(flat, q, r, p0, causal);
   Tensor out = empty_contiguous(flat);
   if (out.numel() == 0) return out;
-  const Tensor gains = gains_on_device(flat, p.windows, q, r, p0);
-  p.kalman = static_cast<const double*>(gains.const_data_ptr());
-  p.rts = p.kalman + p.windows;
+  const Tensor workspace = workspace_like(flat, causal ? 0 : lds_smooth_workspace(p));
+  if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
   if (prior) p.prior = flat_prior.const_data_ptr();
   p.out = out.mutable_data_ptr();
-  check_launch(lds_smooth_cuda(p, current_cuda_stream(y.get_device_index())));
+  check_launch("lds_smooth", lds_smooth_cuda(p, device.stream()));
   return out;
 }
 
 std::tuple<Tensor, Tensor> lds_smooth_backward_on_cuda(const Tensor& grad, double q, double r,
                                                        double p0, bool causal, bool own_prior) {
-  const torch::stable::accelerator::DeviceGuard guard(grad.get_device_index());
+  const OnDevice device(grad);
   const Tensor flat = as_contiguous(grad);
-  LdsSmooth p = params(flat, causal);
+  LdsSmooth p = cuda_params(flat, q, r, p0, causal);
   Tensor out = empty_contiguous(flat), grad_prior = empty_series(flat);
   if (out.numel() == 0) return {out, torch::stable::fill_(grad_prior, 0)};
-  const Tensor gains = gains_on_device(flat, p.windows, q, r, p0);
-  p.kalman = static_cast<const double*>(gains.const_data_ptr());
-  p.rts = p.kalman + p.windows;
+  const Tensor workspace = workspace_like(flat, lds_smooth_workspace(p));
+  if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
   p.own_prior = own_prior;
   p.out = out.mutable_data_ptr();
   p.grad_prior = grad_prior.mutable_data_ptr();
-  check_launch(lds_smooth_backward_cuda(p, current_cuda_stream(grad.get_device_index())));
+  check_launch("lds_smooth", lds_smooth_backward_cuda(p, device.stream()));
   return {out, grad_prior};
 }
 #endif
 
 }  // namespace
 
+#if !defined(EEGFAST_EMULATED)
 STABLE_TORCH_LIBRARY_IMPL(eegfast, CPU, m) {
   m.impl("lds_smooth", TORCH_BOX(&lds_smooth));
   m.impl("lds_smooth_backward", TORCH_BOX(&lds_smooth_backward));
 }
+#endif
 
-#if defined(EEGFAST_WITH_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(eegfast, CUDA, m) {
+#if defined(EEGFAST_HAS_CUDA_KERNELS)
+EEGFAST_CUDA_KERNELS(m) {
   m.impl("lds_smooth", TORCH_BOX(&lds_smooth_on_cuda));
   m.impl("lds_smooth_backward", TORCH_BOX(&lds_smooth_backward_on_cuda));
 }

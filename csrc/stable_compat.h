@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -10,6 +11,10 @@
 #include <vector>
 
 #include "eegfast/common.h"
+
+#if defined(EEGFAST_EMULATED)
+#include "cuda_emu.h"
+#endif
 
 namespace eegfast {
 
@@ -21,6 +26,14 @@ inline DType kernel_dtype(const char* op, const Tensor& x) {
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "eegfast.ops.", op,
                   ": this device's kernel takes float32 or float64, got another dtype");
   return type == ScalarType::Float ? DType::kFloat32 : DType::kFloat64;
+}
+
+// CUDA kernels take the half types too.
+inline DType cuda_kernel_dtype(const char* op, const Tensor& x) {
+  const ScalarType type = x.scalar_type();
+  if (type == ScalarType::Half) return DType::kFloat16;
+  if (type == ScalarType::BFloat16) return DType::kBFloat16;
+  return kernel_dtype(op, x);
 }
 
 inline void torch_threads(int64_t begin, int64_t end, int64_t grain,
@@ -70,26 +83,71 @@ inline int64_t count_windows(int64_t n_times, int64_t window, int64_t step) {
   return n_times < window ? 0 : (n_times - window) / step + 1;
 }
 
+#if !defined(EEGFAST_EMULATED)
 inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape) {
   return torch::stable::new_empty(
       like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()));
 }
-
-#if defined(EEGFAST_WITH_CUDA)
-// torch's current stream, found in the libtorch_cuda that is already loaded: linking against it
-// would keep the extension from importing under a CPU build of torch.
-inline void* current_cuda_stream(int32_t device) {
-  using StreamFn = AOTITorchError (*)(int32_t, void**);
-  static const StreamFn stream_fn = [] {
-    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
-    return reinterpret_cast<StreamFn>(symbol);
-  }();
-  STD_TORCH_CHECK(stream_fn, "eegfast: this torch build has no CUDA");
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(stream_fn(device, &stream));
-  return stream;
+#else
+// For the host emulator: poisoned, and no access beyond it goes unseen.
+inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t count = 1;
+  for (size_t d = shape.size(); d-- > 0; count *= shape[d]) strides[d] = count;
+  return torch::stable::from_blob(emu::guarded(size_t(count) * like.element_size()),
+                                  {shape.data(), shape.size()}, {strides.data(), strides.size()},
+                                  like.device(), like.scalar_type(), emu::release);
 }
 #endif
 
+// Uninitialised memory for a kernel's own use, on the device of `like`.
+inline Tensor workspace_like(const Tensor& like, int64_t bytes) {
+  const int64_t element = int64_t(like.element_size());
+  return empty_like_shape(like, {(bytes + element - 1) / element});
+}
+
+#if defined(EEGFAST_WITH_CUDA)
+// Makes a tensor's device the current one, and knows torch's current stream there. The stream is
+// found in the libtorch_cuda that is already loaded: linking against it would keep the extension
+// from importing under a CPU build of torch.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& x) : guard_(x.get_device_index()) {
+    using StreamFn = AOTITorchError (*)(int32_t, void**);
+    static const StreamFn stream_fn = [] {
+      void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+      void* symbol = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
+      return reinterpret_cast<StreamFn>(symbol);
+    }();
+    STD_TORCH_CHECK(stream_fn, "eegfast: this torch build has no CUDA");
+    STABLE_TORCH_ERROR_CODE_CHECK(stream_fn(x.get_device_index(), &stream_));
+  }
+  void* stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  void* stream_ = nullptr;
+};
+#elif defined(EEGFAST_EMULATED)
+struct OnDevice {
+  explicit OnDevice(const Tensor&) {}
+  void* stream() const { return nullptr; }
+};
+#endif
+
+inline void check_launch(const char* op, int error) {
+  STD_TORCH_CHECK(error == 0, "eegfast.ops.", op, ": CUDA error: ", cuda_error_string(error));
+}
+
 }  // namespace eegfast
+
+// Opens the block that registers an op's kernels for CUDA tensors. Under the host emulator they
+// serve CPU tensors, in a library of their own.
+#if defined(EEGFAST_EMULATED)
+#define EEGFAST_CUDA_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(eegfast_emulated, CPU, m)
+#else
+#define EEGFAST_CUDA_KERNELS(m) STABLE_TORCH_LIBRARY_IMPL(eegfast, CUDA, m)
+#endif
+#if defined(EEGFAST_WITH_CUDA) || defined(EEGFAST_EMULATED)
+#define EEGFAST_HAS_CUDA_KERNELS
+#endif

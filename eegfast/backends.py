@@ -43,7 +43,7 @@ def _cuda(info: dict) -> Backend:
     devices = ", ".join(
         torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
     )
-    return Backend("cuda", True, f"lds_smooth only so far, the rest on the reference; {devices}")
+    return Backend("cuda", True, f"all but bandpass_power's gradient; {devices}")
 
 
 def _cpu(info: dict) -> Backend:

@@ -69,8 +69,9 @@ def _kept_taper(name: str, window: int, dtype: torch.dtype, device: torch.device
 
 def _taper(name: str, window: int, like: Tensor) -> Tensor:
     """Return the named taper, kept from call to call unless ``like`` is traced or fake."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
     eager = not torch.compiler.is_compiling() and type(like) in (Tensor, torch.nn.Parameter)
-    return (_kept_taper if eager else _make_taper)(name, window, like.dtype, like.device)
+    return (_kept_taper if eager else _make_taper)(name, window, dtype, like.device)
 
 
 def band_bins(
@@ -222,7 +223,9 @@ def band_power(
             f"eegfast.ops.band_power: taper must have shape ({window},), got {tuple(taper.shape)}"
         )
     else:
-        taper = taper.to(x).detach()
+        # Kernels of half types compute in float32, and take the taper so.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        taper = taper.to(device=x.device, dtype=dtype).detach()
     flat = []
     for start, stop in bins:
         if not 0 <= start < stop <= n_fft // 2 + 1:

@@ -17,9 +17,14 @@ struct BandpassPower {
   int64_t batch, n_chans, n_times, windows;
   int64_t window, step, bands, n_sections;
   int64_t ddof;
+  void* workspace;  // CUDA: bandpass_power_workspace() bytes on the device
 };
 
 void bandpass_power_cpu(const BandpassPower& p, Isa isa, ParallelFor parallel_for);
 void bandpass_power_backward_cpu(const BandpassPower& p, Isa isa, ParallelFor parallel_for);
+
+// Launch on `stream` (a cudaStream_t) of the current device; return cudaError_t. Up to 10 sections.
+int64_t bandpass_power_workspace(const BandpassPower& p);
+int bandpass_power_cuda(const BandpassPower& p, void* stream);
 
 }  // namespace eegfast

@@ -6,7 +6,7 @@
 
 namespace eegfast {
 
-enum class DType { kFloat32, kFloat64 };
+enum class DType { kFloat32, kFloat64, kFloat16, kBFloat16 };  // the last two: CUDA only
 
 // Instruction sets that the CPU kernels are compiled for, best last.
 enum class Isa { kPortable, kAvx2, kAvx512 };
@@ -22,5 +22,8 @@ const char* isa_name(Isa isa);
 // the threads (torch's), so that there is one pool in the process.
 using ParallelFor = void (*)(int64_t begin, int64_t end, int64_t grain,
                              void (*body)(int64_t, int64_t, void*), void* context);
+
+// The text of a cudaError_t, which is what the launchers of CUDA kernels return.
+const char* cuda_error_string(int error);
 
 }  // namespace eegfast
