@@ -43,7 +43,11 @@ def _cuda(info: dict) -> Backend:
     devices = ", ".join(
         torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
     )
-    return Backend("cuda", True, f"all but bandpass_power's gradient; {devices}")
+    return Backend(
+        "cuda",
+        True,
+        f"band_power, lds_smooth, bandpass_power forward; the rest on the reference; {devices}",
+    )
 
 
 def _cpu(info: dict) -> Backend:
