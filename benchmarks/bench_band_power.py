@@ -74,6 +74,7 @@ def bench_forward(bench, name):
             lambda value: absolute_error(value, truth),
             error_limit=1e-4,
             rival_error_limit=1e-2,
+            goal=(8, 3.7),
         )
 
 
@@ -104,4 +105,5 @@ def bench_forward_backward(bench, name):
         {k: both(f) if f else None for k, f in rivals.items()},
         lambda value: relative_error(value, truth),
         error_limit=2e-6,
+        goal=(12, 3.5),
     )

@@ -39,4 +39,5 @@ def bench_forward(bench, batch):
             },
             lambda value: relative_error(value, truth),
             error_limit=5e-7,
+            goal=(100, 5),
         )

@@ -22,6 +22,27 @@ SHAPES = {
     "block3": (16, 16, 5, 4, 4),
     "block4": (16, 64, 5, 2, 2),
 }
+# How many times faster than the natural code and the best rival ours should be.
+GOALS = {
+    "blk4 eval": (7, 3.2),
+    "blk8 eval": (7, 3.2),
+    "blk8_narrow eval": (6, 2.8),
+    "blk4 fwd+bwd": (12, 5),
+    "blk8 fwd+bwd": (12, 5),
+    "blk8_narrow fwd+bwd": (12, 5),
+}
+# Milliseconds: what a prototype of the unit took, and the FLOP of both passes at its rate.
+PREDICTED = {
+    "blk4 eval": 0.42,
+    "blk8 eval": 0.92,
+    "blk8_narrow eval": 1.35,
+    "blk4 fwd+bwd": 2.5,
+    "blk8 fwd+bwd": 5.5,
+}
+
+
+def expectations(name):
+    return {"predicted_ms": PREDICTED.get(name), "goal": GOALS.get(name)}
 
 
 def plain(unit, x):
@@ -92,6 +113,7 @@ def bench_forward(bench, name, mode):
             rivals(bench, unit, call),
             lambda out: relative_error(out[:, channels:], truth[:, channels:]),
             error_limit=5e-7,
+            **expectations(f"{name} {mode}"),
         )
 
 
@@ -117,4 +139,5 @@ def bench_forward_backward(bench, name):
         # One voxel of a million may sit on the corner of a ReLU, where rounding decides: 1e-4.
         lambda grads: max(relative_error(g, t) for g, t in zip(grads, truth, strict=True)),
         error_limit=1e-4,
+        **expectations(f"{name} fwd+bwd"),
     )

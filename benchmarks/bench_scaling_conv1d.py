@@ -22,6 +22,10 @@ SHAPES = {
     "sc_33": ((4, 32, 512), 8, 33, 6, True),
     "network": ((4, 32, 8064), 1, 33, 6, False),
 }
+# How many times faster than one convolution per level and the best rival ours should be, forward
+# and forward + backward; milliseconds a prototype took forward.
+GOALS = ((10, 7), (10, 8))
+PREDICTED = {"sc_8064": 3.78, "sc_129": 1.44}
 
 
 def contenders(filters: int, length: int, levels: int, shared: bool):
@@ -119,6 +123,8 @@ def bench_forward(bench, name):
             *calls(bench, tensors, ours, rivals, lambda f, inputs: f(*inputs)),
             lambda value: relative_error(value, truth),
             error_limit=5e-7,
+            predicted_ms=PREDICTED.get(name),
+            goal=GOALS[0],
         )
 
 
@@ -147,4 +153,5 @@ def bench_forward_backward(bench, name):
             relative_error(v.reshape(t.shape), t) for v, t in zip(value, truth, strict=True)
         ),
         error_limit=2e-6,
+        goal=GOALS[1],
     )
