@@ -21,7 +21,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pytest --benchmark
 
 lint: $(VENV)/installed
-	$(BIN)/python -m pip install -q -e ".[dev]" --no-build-isolation
+	$(BIN)/python -m pip install -q --group dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.cpp' '*.cu' '*.cuh' '*.h')
