@@ -30,12 +30,6 @@ FilterBankPower params(const Signal& x, const Tensor& taps, int64_t head, int64_
   return p;
 }
 
-Tensor empty_double(const Tensor& like, const std::vector<int64_t>& shape) {
-  return torch::stable::new_empty(
-      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-      ScalarType::Double);
-}
-
 std::tuple<Tensor, Tensor, Tensor> filter_bank_power(const Tensor& x, const Tensor& taps,
                                                      int64_t head, int64_t tail) {
   const Signal signal = as_signal(x);
@@ -43,8 +37,9 @@ std::tuple<Tensor, Tensor, Tensor> filter_bank_power(const Tensor& x, const Tens
   FilterBankPower p = params(signal, flat_taps, head, tail);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end() - 1);
   shape.insert(shape.end() - 1, p.filters);
-  Tensor total = empty_double(x, shape), squares = empty_double(x, shape);
-  Tensor sums = empty_double(x, {p.length + 1, p.batch * p.rows});
+  Tensor total = empty_like_shape(x, shape, ScalarType::Double);
+  Tensor squares = empty_like_shape(x, shape, ScalarType::Double);
+  Tensor sums = empty_like_shape(x, {p.length + 1, p.batch * p.rows}, ScalarType::Double);
   p.total = static_cast<double*>(total.mutable_data_ptr());
   p.squares = static_cast<double*>(squares.mutable_data_ptr());
   p.sums = static_cast<double*>(sums.mutable_data_ptr());
@@ -65,8 +60,8 @@ std::tuple<Tensor, Tensor> filter_bank_power_backward(std::optional<Tensor> grad
   FilterBankPower p = params(signal, flat_taps, head, tail);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   Tensor grad_x = empty_like_shape(x, need_x ? shape : std::vector<int64_t>{0});
-  Tensor grad_taps =
-      sums ? empty_double(x, {p.filters, p.length}) : empty_double(x, std::vector<int64_t>{0});
+  shape = sums ? std::vector<int64_t>{p.filters, p.length} : std::vector<int64_t>{0};
+  Tensor grad_taps = empty_like_shape(x, shape, ScalarType::Double);
   const auto doubles = [](const Tensor& t) {
     return static_cast<const double*>(t.const_data_ptr());
   };

@@ -52,11 +52,6 @@ ScalingConv1d params(const Signal& x, const Tensor& weight, int64_t levels,
   return p;
 }
 
-Tensor empty_bytes(const Tensor& like, const std::vector<int64_t>& shape) {
-  return torch::stable::new_empty(
-      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), ScalarType::Byte);
-}
-
 std::tuple<Tensor, Tensor> scaling_conv1d(const Tensor& x, const Tensor& weight,
                                           std::optional<Tensor> bias, int64_t levels, bool relu,
                                           bool count_include_pad, bool save_mask) {
@@ -74,8 +69,10 @@ std::tuple<Tensor, Tensor> scaling_conv1d(const Tensor& x, const Tensor& weight,
   Tensor out = empty_like_shape(x, output_shape(x, p.filters, levels, p.n_times));
   const bool masked = relu && save_mask;
   Tensor mask =
-      empty_bytes(x, masked ? output_shape(x, p.filters, levels, scaling_mask_bytes(p.n_times))
-                            : std::vector<int64_t>{0});
+      empty_like_shape(x,
+                       masked ? output_shape(x, p.filters, levels, scaling_mask_bytes(p.n_times))
+                              : std::vector<int64_t>{0},
+                       ScalarType::Byte);
   p.out = out.mutable_data_ptr();
   if (masked) p.positive = static_cast<uint8_t*>(mask.mutable_data_ptr());
   if (out.numel()) scaling_conv1d_cpu(p, cpu_isa(), torch_threads);

@@ -84,21 +84,32 @@ inline int64_t count_windows(int64_t n_times, int64_t window, int64_t step) {
 }
 
 #if !defined(EEGFAST_EMULATED)
-inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape) {
+inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape,
+                               ScalarType type) {
   return torch::stable::new_empty(
-      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()));
+      like, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), type);
 }
 #else
 // For the host emulator: poisoned, and no access beyond it goes unseen.
-inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape) {
+inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape,
+                               ScalarType type) {
   std::vector<int64_t> strides(shape.size());
-  int64_t count = 1;
-  for (size_t d = shape.size(); d-- > 0; count *= shape[d]) strides[d] = count;
-  return torch::stable::from_blob(emu::guarded(size_t(count) * like.element_size()),
-                                  {shape.data(), shape.size()}, {strides.data(), strides.size()},
-                                  like.device(), like.scalar_type(), emu::release);
+  int64_t count = type == ScalarType::Byte     ? 1
+                  : type == ScalarType::Double ? 8
+                  : type == ScalarType::Float  ? 4
+                                               : 2;
+  const int64_t element = count;
+  for (size_t d = shape.size(); d-- > 0; count *= shape[d]) strides[d] = count / element;
+  return torch::stable::from_blob(emu::guarded(size_t(count)), {shape.data(), shape.size()},
+                                  {strides.data(), strides.size()}, like.device(), type,
+                                  emu::release);
 }
 #endif
+
+// Uninitialised, contiguous, on the device of `like` and of its type.
+inline Tensor empty_like_shape(const Tensor& like, const std::vector<int64_t>& shape) {
+  return empty_like_shape(like, shape, like.scalar_type());
+}
 
 // Uninitialised memory for a kernel's own use, on the device of `like`.
 inline Tensor workspace_like(const Tensor& like, int64_t bytes) {

@@ -124,6 +124,19 @@ def check_signal(op: str, argument: str, x: Tensor, min_dim: int, layout: str) -
         raise ValueError(f"eegfast.ops.{op}: {argument} must be {layout}, got {tuple(x.shape)}")
 
 
+def check_like(op: str, argument: str, value: Tensor, x: Tensor) -> None:
+    """Raise unless ``value`` is a tensor of the dtype of ``x`` and on its device."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"eegfast.ops.{op}: {argument} must be a torch.Tensor, got {type(value).__name__}"
+        )
+    if value.dtype != x.dtype or value.device != x.device:
+        raise TypeError(
+            f"eegfast.ops.{op}: {argument} must be {x.dtype} on {x.device} like x, "
+            f"got {value.dtype} on {value.device}"
+        )
+
+
 def check_positive(op: str, argument: str, value: int) -> int:
     """Return ``value`` as an int, or raise unless it is a whole number of at least 1."""
     if int(value) != value or value < 1:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from eegfast import reference
-from eegfast.ops._library import register, register_autograd, widen_half
+from eegfast.ops._library import (
+    check_like,
+    check_signal,
+    register,
+    register_autograd,
+    widen_half,
+)
 from eegfast.reference.depthwise_conv3d import memory_format, output_size
 
 _NAME = "eegfast.ops.depthwise_conv3d"
@@ -106,18 +112,6 @@ def _both_sides(padding, stride: list[int], kernel: Sequence[int]) -> list[int]:
     return [p for p in _triple("padding", padding, 0) for _ in range(2)]
 
 
-def _check_tensor(argument: str, value, like: Tensor | None = None) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{_NAME}: {argument} must be a torch.Tensor, got {type(value).__name__}")
-    if like is None and not value.is_floating_point():
-        raise TypeError(f"{_NAME}: {argument} must be floating point, got {value.dtype}")
-    if like is not None and (value.dtype, value.device) != (like.dtype, like.device):
-        raise TypeError(
-            f"{_NAME}: {argument} must be {like.dtype} on {like.device} like x, "
-            f"got {value.dtype} on {value.device}"
-        )
-
-
 @widen_half
 def depthwise_conv3d(
     x: Tensor,
@@ -176,12 +170,10 @@ def depthwise_conv3d(
     gradients that are asked for. A NaN or Inf reaches the results whose kernel covers it, and makes
     gradients of that channel's parameters NaN or Inf. There is no second derivative.
     """
-    _check_tensor("x", x)
-    if x.dim() not in (4, 5):
-        raise ValueError(
-            f"{_NAME}: x must be (batch, channels, depth, height, width) or without batch, "
-            f"got {tuple(x.shape)}"
-        )
+    layout = "(batch, channels, depth, height, width) or without batch"
+    check_signal("depthwise_conv3d", "x", x, 4, layout)
+    if x.dim() > 5:
+        raise ValueError(f"{_NAME}: x must be {layout}, got {tuple(x.shape)}")
     if x.dim() == 4:
         return depthwise_conv3d(
             x[None],
@@ -196,7 +188,7 @@ def depthwise_conv3d(
             out_shift=out_shift,
             out_relu=out_relu,
         )[0]
-    _check_tensor("weight", weight, x)
+    check_like("depthwise_conv3d", "weight", weight, x)
     channels = x.shape[1]
     if weight.dim() != 5 or weight.shape[:2] != (channels, 1):
         raise ValueError(
@@ -217,7 +209,7 @@ def depthwise_conv3d(
     for argument, value in per_channel.items():
         if value is None:
             continue
-        _check_tensor(argument, value, x)
+        check_like("depthwise_conv3d", argument, value, x)
         if value.shape != (channels,):
             raise ValueError(
                 f"{_NAME}: {argument} must have shape ({channels},), got {tuple(value.shape)}"

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from eegfast import reference
-from eegfast.ops._library import check_signal, register, register_autograd, widen_half
+from eegfast.ops._library import (
+    check_like,
+    check_signal,
+    register,
+    register_autograd,
+    widen_half,
+)
 
 
 def _fake(x, weight, bias, levels, relu, count_include_pad, save_mask):
@@ -193,7 +199,7 @@ def scaling_conv1d(
 
 def _check_weight(weight: Tensor, x: Tensor) -> Tensor:
     """Return ``weight`` with its first dimension that of the electrodes, or 1."""
-    _check_like("weight", weight, x)
+    check_like("scaling_conv1d", "weight", weight, x)
     n_chans = x.shape[-2]
     good = weight.dim() in (2, 3) and weight.shape[-1] % 2 == 1 and weight.shape[-2] >= 1
     if not good or (weight.dim() == 3 and weight.shape[0] not in (1, n_chans)):
@@ -206,7 +212,7 @@ def _check_weight(weight: Tensor, x: Tensor) -> Tensor:
 
 def _check_bias(bias: Tensor, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Return ``bias`` as (n_chans or 1, filters, levels)."""
-    _check_like("bias", bias, x)
+    check_like("scaling_conv1d", "bias", bias, x)
     n_chans = shape[0] if bias.dim() == 3 and bias.shape[0] != 1 else 1
     try:
         return bias.expand(n_chans, *shape[1:])
@@ -215,16 +221,3 @@ def _check_bias(bias: Tensor, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
             "eegfast.ops.scaling_conv1d: bias must broadcast to (n_chans, filters, levels) = "
             f"{shape}, got {tuple(bias.shape)}"
         ) from None
-
-
-def _check_like(argument: str, value: Tensor, x: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"eegfast.ops.scaling_conv1d: {argument} must be a torch.Tensor, "
-            f"got {type(value).__name__}"
-        )
-    if value.dtype != x.dtype or value.device != x.device:
-        raise TypeError(
-            f"eegfast.ops.scaling_conv1d: {argument} must be {x.dtype} on {x.device} like x, "
-            f"got {value.dtype} on {value.device}"
-        )

@@ -230,14 +230,9 @@ class ChannelsBackward {
         sums_((taps_ + kChannelSums) * L),
         totals_((taps_ + kChannelSums) * L),
         dx_row_(p.grad_x ? 0 : source_.tile().d * w_.targets * L) {
-    int64_t tap = 0;
-    for (int d = 0; d < d_.taps; ++d)
-      for (int h = 0; h < h_.taps; ++h)
-        for (int w = 0; w < w_.taps; ++w) {
-          offsets_[tap] = source_.offset(d, h, w);
-          index_[tap++] = (d_.index[d] * p.kernel[1] + h_.index[h]) * p.kernel[2] + w_.index[w];
-        }
-    for (int i = 0; i < kChannelSums; ++i) index_[tap++] = volume(p.kernel) + i;
+    list_backward_taps(
+        p, d_, h_, w_, [&](int d, int h, int w) { return source_.offset(d, h, w); }, offsets_,
+        index_);
     std::memset(sums_.get(), 0, size_t((taps_ + kChannelSums) * L) * sizeof(T));
     std::memset(totals_.get(), 0, size_t((taps_ + kChannelSums) * L) * sizeof(double));
   }
@@ -296,9 +291,7 @@ class ChannelsBackward {
     r.last_lanes = r.other_lanes = lanes;
     for (int64_t d = 0, stop; d < planes; d = stop) {
       const int first_tap = d_.first_tap(d0 + d), stop_tap = d_.stop_tap(d0 + d);
-      for (stop = d + 1; stop < planes && d_.first_tap(d0 + stop) == first_tap &&
-                         d_.stop_tap(d0 + stop) == stop_tap;)
-        ++stop;
+      stop = d_.end_of_run(d0 + d, d0 + planes) - d0;
       const int64_t in_d = (d0 + d) * p_.stride[0] + phase_[0];
       r.source = source_.row(d, h);
       r.x = x.at(in_d, in_h, phase_[2]);

@@ -135,14 +135,9 @@ class PlanesBackward {
         sums_(round_up(taps_ + kChannelSums, L) * L),
         x_tile_(dense_ ? 0 : copies_.tile_d() * copies_.tile_h() * w_.targets),
         dx_tile_(dense_ && p.grad_x ? 0 : copies_.tile_d() * copies_.tile_h() * w_.targets) {
-    int64_t tap = 0;
-    for (int d = 0; d < d_.taps; ++d)
-      for (int h = 0; h < h_.taps; ++h)
-        for (int w = 0; w < w_.taps; ++w) {
-          offsets_[tap] = copies_.offset(d, h, w);
-          index_[tap++] = (d_.index[d] * p.kernel[1] + h_.index[h]) * p.kernel[2] + w_.index[w];
-        }
-    for (int i = 0; i < kChannelSums; ++i) index_[tap++] = volume(p.kernel) + i;
+    list_backward_taps(
+        p, d_, h_, w_, [&](int d, int h, int w) { return copies_.offset(d, h, w); }, offsets_,
+        index_);
     std::memset(sums_.get(), 0, size_t(round_up(taps_ + kChannelSums, L) * L) * sizeof(T));
   }
 
@@ -191,9 +186,7 @@ class PlanesBackward {
     // Runs of planes that see the same planes of the kernel.
     for (int64_t d = 0, stop; d < planes; d = stop) {
       const int first_tap = d_.first_tap(d0 + d), stop_tap = d_.stop_tap(d0 + d);
-      for (stop = d + 1; stop < planes && d_.first_tap(d0 + stop) == first_tap &&
-                         d_.stop_tap(d0 + stop) == stop_tap;)
-        ++stop;
+      stop = d_.end_of_run(d0 + d, d0 + planes) - d0;
       r.source = copies_.plane(d);
       r.x = (dense_ ? x + at : x_tile_.get()) + d * r.x_row;
       r.dx = (dx_in_place() ? dx + at : dx_tile_.get()) + d * r.dx_row;
@@ -252,12 +245,7 @@ class PlanesBackward {
       T lanes[L];
 #pragma GCC unroll 16
       for (int i = 0; i < L; ++i) rows[i] = load(sums_.get() + (first + i) * L);
-      transpose<T>(rows);
-#pragma GCC unroll 4
-      for (int half = L / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-        for (int i = 0; i < half; ++i) rows[i] += rows[i + half];
-      store(lanes, rows[0]);
+      store(lanes, lane_sums<T>(rows));
       for (int64_t i = 0; i < smaller(L, taps_ + kChannelSums - first); ++i)
         sums[index_[first + i]] += double(lanes[i]);
     }

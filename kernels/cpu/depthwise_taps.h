@@ -12,6 +12,9 @@ namespace eegfast::EEGFAST_ISA {
 constexpr int kMaxKernel = 5;
 constexpr int kMaxTaps = kMaxKernel * kMaxKernel * kMaxKernel;
 
+// What is summed over a channel beside the weights' gradients, and lies behind them.
+enum { kScaleSum, kShiftSum, kGradSum, kChannelSums };
+
 // One axis of a correlation: target i takes, by tap j, the source element step * i + shift[j].
 struct Axis {
   int64_t targets, sources, step;
@@ -37,6 +40,12 @@ struct Axis {
     while (tap > 0 && !exists(i, tap - 1)) --tap;
     return tap;
   }
+  // The first target behind i, or stop, that other taps reach than i.
+  int64_t end_of_run(int64_t i, int64_t stop) const {
+    int64_t next = i + 1;
+    while (next < stop && first_tap(next) == first_tap(i) && stop_tap(next) == stop_tap(i)) ++next;
+    return next;
+  }
 };
 
 inline Axis forward_axis(const DepthwiseConv3d& p, int axis) {
@@ -61,6 +70,22 @@ inline Axis backward_axis(const DepthwiseConv3d& p, int axis, int64_t phase) {
     a.index[a.taps++] = k;
   }
   return a;
+}
+
+// Lists the taps of three axes in their order: offset(d, h, w) of each, and its place among the
+// sums, where those of kChannelSums follow the kernel's.
+template <class Offset>
+inline void list_backward_taps(const DepthwiseConv3d& p, const Axis& d_axis, const Axis& h_axis,
+                               const Axis& w_axis, const Offset& offset, int64_t* offsets,
+                               int64_t* index) {
+  for (int d = 0; d < d_axis.taps; ++d)
+    for (int h = 0; h < h_axis.taps; ++h)
+      for (int w = 0; w < w_axis.taps; ++w) {
+        *offsets++ = offset(d, h, w);
+        *index++ =
+            (d_axis.index[d] * p.kernel[1] + h_axis.index[h]) * p.kernel[2] + w_axis.index[w];
+      }
+  for (int i = 0; i < kChannelSums; ++i) *index++ = p.kernel[0] * p.kernel[1] * p.kernel[2] + i;
 }
 
 // A part of the targets whose sources are copied together.
@@ -200,8 +225,6 @@ struct TapDistances {
   int64_t a, b, c;
 };
 
-// What is summed over a channel beside the weights' gradients, and lies behind them.
-enum { kScaleSum, kShiftSum, kGradSum, kChannelSums };
 constexpr int kActivationSums = 2;
 
 // Vectors that may be added up in the type of the data.

@@ -14,8 +14,9 @@ import torch
 
 from eegfast import ops  # noqa: F401  (defines the schemas)
 
-OPS = ("band_power", "bandpass_power", "lds_smooth")
 SOURCE = Path(__file__).parent
+CSRC = SOURCE.parent.parent / "csrc"
+OPS = sorted(p.stem for p in CSRC.glob("*.cpp") if "EEGFAST_CUDA_KERNELS" in p.read_text())
 
 
 @pytest.fixture(scope="session")
