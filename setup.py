@@ -159,7 +159,9 @@ class BuildKernels(build_ext):
         )
 
     def build_kernels(self, nvcc: str | None, archs: list[str]) -> Path:
-        build = Path(self.build_temp).resolve() / ("kernels-cuda" if nvcc else "kernels-cpu")
+        # pip gives an editable install a temporary folder, where nothing would be found again.
+        folder = ROOT / "build" if self.editable_mode else Path(self.build_temp).resolve()
+        build = folder / ("kernels-cuda" if nvcc else "kernels-cpu")
         configure = ["cmake", "-S", str(ROOT), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"]
         if shutil.which("ninja"):
             configure += ["-G", "Ninja"]

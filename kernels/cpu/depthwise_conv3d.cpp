@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Depthwise 3-D convolution (formula: eegfast/depthwise_conv3d.h).
 //
-// A task is a channel of one sample (contiguous: depthwise_planes.h) or a block of kLanes channels
-// of one sample (channels last: depthwise_channels.h). Per result of a 3x3x3 kernel: 54 FLOP less
+// A task is a channel of one sample (contiguous: depthwise_rows.h for 3x3 kernels over rows that
+// fit vectors, else depthwise_planes.h) or a block of kLanes channels of one sample (channels last:
+// depthwise_channels.h). Per result of a 3x3x3 kernel: 54 FLOP less
 // the planes outside, 4 bytes read and 4 written; the first-level cache serves the taps.
 //
 // Backward: dx is the correlation of the masked gradient g with the kernel turned round, and the
@@ -21,6 +22,7 @@
 
 #include "depthwise_channels.h"
 #include "depthwise_planes.h"
+#include "depthwise_rows.h"
 
 namespace eegfast::EEGFAST_ISA {
 namespace {
@@ -28,23 +30,32 @@ namespace {
 // Tasks that make it worth waking another thread.
 int64_t task_grain(int64_t multiply_adds) { return 400000 / (multiply_adds + 1) + 1; }
 
+template <class Kernel>
+void forward_by(const DepthwiseConv3d& p, int64_t width, ParallelFor parallel_for) {
+  const int64_t blocks = (p.chans + width - 1) / width;
+  parallel(parallel_for, p.batch * blocks, task_grain(volume(p.kernel) * volume(p.out) * width),
+           [&](int64_t begin, int64_t end) {
+             Kernel kernel(p);
+             for (int64_t task = begin; task < end; ++task)
+               kernel.run(task / blocks, task % blocks);
+           });
+}
+
 template <class T>
 void forward(const DepthwiseConv3d& p, ParallelFor parallel_for) {
-  const int64_t taps = volume(p.kernel), size = volume(p.out);
-  const int64_t width = p.channels_last ? kLanes<T> : 1;
-  const int64_t blocks = (p.chans + width - 1) / width;
-  parallel(parallel_for, p.batch * blocks, task_grain(taps * size * width),
-           [&](int64_t begin, int64_t end) {
-             if (p.channels_last) {
-               ChannelsForward<T> kernel(p);
-               for (int64_t task = begin; task < end; ++task)
-                 kernel.run(task / blocks, task % blocks);
-             } else {
-               PlanesForward<T> kernel(p);
-               for (int64_t task = begin; task < end; ++task)
-                 kernel.run(task / blocks, task % blocks);
-             }
-           });
+  if (p.channels_last) return forward_by<ChannelsForward<T>>(p, kLanes<T>, parallel_for);
+  if constexpr (kShiftsLanes)
+    switch (row_kind<T>(p)) {
+      case Row::kHalf:
+        return forward_by<RowsForward<T, Row::kHalf>>(p, 1, parallel_for);
+      case Row::kWhole:
+        return forward_by<RowsForward<T, Row::kWhole>>(p, 1, parallel_for);
+      case Row::kLong:
+        return forward_by<RowsForward<T, Row::kLong>>(p, 1, parallel_for);
+      case Row::kOther:
+        break;
+    }
+  forward_by<PlanesForward<T>>(p, 1, parallel_for);
 }
 
 // From the sums of a channel to its gradients.
@@ -72,7 +83,7 @@ void write_gradients(const DepthwiseConv3d& p, int64_t chan, const double* sums)
 constexpr int64_t kMostChunks = 8;
 
 template <class Kernel, class T>
-void backward(const DepthwiseConv3d& p, int64_t width, ParallelFor parallel_for) {
+void backward_by(const DepthwiseConv3d& p, int64_t width, ParallelFor parallel_for) {
   const int64_t sums = volume(p.kernel) + kChannelSums;
   const int64_t blocks = (p.chans + width - 1) / width;
   const int64_t chunk = (p.batch + kMostChunks - 1) / kMostChunks;
@@ -96,9 +107,21 @@ void backward(const DepthwiseConv3d& p, int64_t width, ParallelFor parallel_for)
 }
 
 template <class T>
-void backward_of(const DepthwiseConv3d& p, ParallelFor parallel_for) {
-  p.channels_last ? backward<ChannelsBackward<T>, T>(p, kLanes<T>, parallel_for)
-                  : backward<PlanesBackward<T>, T>(p, 1, parallel_for);
+void backward(const DepthwiseConv3d& p, ParallelFor parallel_for) {
+  if (p.channels_last) return backward_by<ChannelsBackward<T>, T>(p, kLanes<T>, parallel_for);
+  const Wanted wanted(p);
+  if constexpr (kShiftsLanes)
+    switch (wanted.dw && p.grad_x ? row_kind<T>(p) : Row::kOther) {
+      case Row::kHalf:
+        return backward_by<RowsBackward<T, Row::kHalf>, T>(p, 1, parallel_for);
+      case Row::kWhole:
+        return backward_by<RowsBackward<T, Row::kWhole>, T>(p, 1, parallel_for);
+      case Row::kLong:
+        return backward_by<RowsBackward<T, Row::kLong>, T>(p, 1, parallel_for);
+      case Row::kOther:
+        break;
+    }
+  backward_by<PlanesBackward<T>, T>(p, 1, parallel_for);
 }
 
 }  // namespace
@@ -108,8 +131,7 @@ void depthwise_conv3d(const DepthwiseConv3d& p, ParallelFor parallel_for) {
 }
 
 void depthwise_conv3d_backward(const DepthwiseConv3d& p, ParallelFor parallel_for) {
-  p.dtype == DType::kFloat32 ? backward_of<float>(p, parallel_for)
-                             : backward_of<double>(p, parallel_for);
+  p.dtype == DType::kFloat32 ? backward<float>(p, parallel_for) : backward<double>(p, parallel_for);
 }
 
 }  // namespace eegfast::EEGFAST_ISA

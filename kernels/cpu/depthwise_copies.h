@@ -14,6 +14,20 @@
 
 namespace eegfast::EEGFAST_ISA {
 
+template <class T>
+Activation<T> activation_of_channel(const DepthwiseConv3d& p, int64_t chan) {
+  return {broadcast<T>(value_or<T>(p.in_scale, chan, 1)),
+          broadcast<T>(value_or<T>(p.in_shift, chan, 0)),
+          broadcast<T>(p.in_relu ? T(0) : T(-HUGE_VAL)), broadcast<T>(p.in_relu ? T(0) : T(NAN)),
+          !p.in_scale && !p.in_shift && !p.in_relu};
+}
+
+// Into the second-level cache, ahead of its use.
+template <class T>
+inline void fetch(const T* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, 0, 2);
+}
+
 // Reads a volume through the activation before the convolution.
 template <class T>
 struct ActivatedInput {
@@ -48,6 +62,48 @@ struct MaskedGradient {
     sum += g;
     return g;
   }
+};
+
+// The vectors that a backward pass adds up for a channel: of each tap, then of kChannelSums.
+template <class T>
+class TapSums {
+ public:
+  explicit TapSums(int64_t taps) : sums_(taps + kChannelSums), vectors_(round_up(sums_, L) * L) {
+    clear();
+  }
+  T* of(int64_t sum) { return vectors_.get() + sum * L; }
+  void add(int64_t sum, Vec<T> value) { store(of(sum), load(of(sum)) + value); }
+
+  // Vectors that were added to each sum.
+  void count(int64_t added) { added_ += added; }
+  void flush_if_due(double* to) {
+    if (added_ > kFlush) flush(to);
+  }
+  // Adds the sums over the lanes to the caller's, at `index`.
+  void flush(double* to) {
+    for (int64_t first = 0; first < sums_; first += L) {
+      Vec<T> rows[L];
+      T lanes[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) rows[i] = load(of(first + i));
+      store(lanes, lane_sums<T>(rows));
+      for (int64_t i = 0; i < smaller(L, sums_ - first); ++i)
+        to[index[first + i]] += double(lanes[i]);
+    }
+    clear();
+  }
+
+  int64_t index[kMaxTaps + kChannelSums];
+
+ private:
+  static constexpr int L = kLanes<T>;
+  void clear() {
+    std::memset(vectors_.get(), 0, size_t(round_up(sums_, L) * L) * sizeof(T));
+    added_ = 0;
+  }
+  const int64_t sums_;
+  Scratch<T> vectors_;
+  int64_t added_ = 0;
 };
 
 template <class T>

@@ -8,20 +8,6 @@
 namespace eegfast::EEGFAST_ISA {
 
 template <class T>
-Activation<T> activation_of_channel(const DepthwiseConv3d& p, int64_t chan) {
-  return {broadcast<T>(value_or<T>(p.in_scale, chan, 1)),
-          broadcast<T>(value_or<T>(p.in_shift, chan, 0)),
-          broadcast<T>(p.in_relu ? T(0) : T(-HUGE_VAL)), broadcast<T>(p.in_relu ? T(0) : T(NAN)),
-          !p.in_scale && !p.in_shift && !p.in_relu};
-}
-
-// Into the second-level cache, ahead of its use.
-template <class T>
-inline void fetch(const T* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + i, 0, 2);
-}
-
-template <class T>
 class PlanesForward {
  public:
   explicit PlanesForward(const DepthwiseConv3d& p)
@@ -132,13 +118,12 @@ class PlanesBackward {
         taps_(int64_t(d_.taps) * h_.taps * w_.taps),
         dense_(volume(p.stride) == 1),
         copies_(d_, h_, w_),
-        sums_(round_up(taps_ + kChannelSums, L) * L),
+        sums_(taps_),
         x_tile_(dense_ ? 0 : copies_.tile_d() * copies_.tile_h() * w_.targets),
         dx_tile_(dense_ && p.grad_x ? 0 : copies_.tile_d() * copies_.tile_h() * w_.targets) {
     list_backward_taps(
         p, d_, h_, w_, [&](int d, int h, int w) { return copies_.offset(d, h, w); }, offsets_,
-        index_);
-    std::memset(sums_.get(), 0, size_t(round_up(taps_ + kChannelSums, L) * L) * sizeof(T));
+        sums_.index);
   }
 
   // Samples begin .. end - 1; adds to sums, (kernel, kChannelSums).
@@ -146,7 +131,7 @@ class PlanesBackward {
     const T scale = value_or<T>(p_.out_scale, chan, 1);
     for (int64_t tap = 0; tap < taps_; ++tap)
       weights_[tap] =
-          static_cast<const T*>(p_.weight)[chan * volume(p_.kernel) + index_[tap]] * scale;
+          static_cast<const T*>(p_.weight)[chan * volume(p_.kernel) + sums_.index[tap]] * scale;
     const Activation<T> activation = activation_of_channel<T>(p_, chan);
     for (int64_t n = begin; n < end; ++n) {
       const int64_t index = n * p_.chans + chan;
@@ -161,7 +146,7 @@ class PlanesBackward {
       }
       if (wanted_.sum && first_phase_) add_up(gradient);
     }
-    flush(sums);
+    sums_.flush(sums);
   }
 
  private:
@@ -192,10 +177,10 @@ class PlanesBackward {
       r.dx = (dx_in_place() ? dx + at : dx_tile_.get()) + d * r.dx_row;
       r.rows = stop - d;
       run_of_planes(r, first_tap, stop_tap, count, activation);
-      steps_ += r.rows * r.vectors;
+      sums_.count(r.rows * r.vectors);
     }
     if (!dense_ && dx) scatter(dx, d0, h0, planes, rows);
-    if (steps_ > kFlush) flush(sums);
+    sums_.flush_if_due(sums);
   }
 
   bool dx_in_place() const { return dense_ && p_.grad_x; }
@@ -210,7 +195,7 @@ class PlanesBackward {
     const int64_t skipped = int64_t(first_tap) * h_.taps * w_.taps;
     const auto go = [&](auto function) {
       function(r, stop_tap - first_tap, h_.taps, w_.taps, offsets_ + skipped, weights_ + skipped,
-               activation, sums_.get() + skipped * L, sums_.get() + taps_ * L);
+               activation, sums_.of(skipped), sums_.of(taps_));
     };
     if (wanted_.dx && wanted_.dw && copies_.slides()) {
       BackwardRows<T> by_row = r;
@@ -218,7 +203,7 @@ class PlanesBackward {
       by_row.vectors = count / w_.targets;
       backward_sliding<false>(by_row, w_.targets / L, stop_tap - first_tap, 3, 1,
                               offsets_ + skipped, weights_ + skipped, activation,
-                              sums_.get() + skipped * L, sums_.get() + taps_ * L);
+                              sums_.of(skipped), sums_.of(taps_));
     } else if (wanted_.dx && wanted_.dw)
       go(backward_taps<true, true, false, T>);
     else if (wanted_.dx)
@@ -235,22 +220,7 @@ class PlanesBackward {
       for (int64_t at = 0; at < count; at += L)
         at + L <= count ? gradient(at) : gradient.first(at, count - at);
     }
-    T* const to = sums_.get() + (taps_ + kGradSum) * L;
-    store(to, load(to) + gradient.sum);
-  }
-
-  void flush(double* sums) {
-    for (int64_t first = 0; first < taps_ + kChannelSums; first += L) {
-      Vec<T> rows[L];
-      T lanes[L];
-#pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) rows[i] = load(sums_.get() + (first + i) * L);
-      store(lanes, lane_sums<T>(rows));
-      for (int64_t i = 0; i < smaller(L, taps_ + kChannelSums - first); ++i)
-        sums[index_[first + i]] += double(lanes[i]);
-    }
-    std::memset(sums_.get(), 0, size_t(round_up(taps_ + kChannelSums, L) * L) * sizeof(T));
-    steps_ = 0;
+    sums_.add(taps_ + kGradSum, gradient.sum);
   }
 
   int64_t place(int64_t d, int64_t h) const {
@@ -279,10 +249,9 @@ class PlanesBackward {
   const bool dense_;
   Copies<T> copies_;
   int64_t offsets_[kMaxTaps];
-  int64_t index_[kMaxTaps + kChannelSums];  // of each sum in the caller's
   T weights_[kMaxTaps];
-  Scratch<T> sums_, x_tile_, dx_tile_;
-  int64_t steps_ = 0;
+  TapSums<T> sums_;
+  Scratch<T> x_tile_, dx_tile_;
 };
 
 }  // namespace eegfast::EEGFAST_ISA

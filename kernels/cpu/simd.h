@@ -179,6 +179,18 @@ template <int By, class T>
 inline Vec<T> shift_chosen(Vec<T> x, LaneChoice<T> choice) {
   return shift_chosen<By>(x, choice, std::make_integer_sequence<int, kLanes<T>>());
 }
+// The lane before each lane of x (By = -1), the first one's being the last of `beside`; or the lane
+// behind each (By = 1), the last one's being the first of `beside`.
+template <int By, class T>
+inline Vec<T> join_lanes(Vec<T> x, Vec<T> beside) {
+  constexpr int n = kLanes<T>;
+  const __m512i low = By < 0 ? (__m512i)beside : (__m512i)x;
+  const __m512i high = By < 0 ? (__m512i)x : (__m512i)beside;
+  if constexpr (n == 16)
+    return (Vec<T>)_mm512_maskz_alignr_epi32(__mmask16(-1), high, low, By < 0 ? n - 1 : 1);
+  else
+    return (Vec<T>)_mm512_maskz_alignr_epi64(__mmask8(-1), high, low, By < 0 ? n - 1 : 1);
+}
 constexpr bool kShiftsLanes = true;
 #else
 template <class T>
@@ -198,6 +210,8 @@ inline Vec<T> load_chosen(const T* from, Bits<T> choice) {
 }
 template <int By, class T>
 Vec<T> shift_chosen(Vec<T> x, LaneChoice<T> choice);
+template <int By, class T>
+Vec<T> join_lanes(Vec<T> x, Vec<T> beside);
 constexpr bool kShiftsLanes = false;
 #endif
 
