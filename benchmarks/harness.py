@@ -181,7 +181,7 @@ def merge_results(path: Path, rows: Iterable[Row]) -> None:
     """Put rows into a file of results, in place of those of the same comparison and settings."""
 
     def key(row: dict) -> tuple:
-        return tuple(row[k] for k in ("name", "shape", "threads", "isa", "allocator"))
+        return tuple(row[k] for k in ("name", "shape", "cpu", "threads", "isa", "allocator"))
 
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
     merged = {key(row): row for row in [*kept, *(row.as_dict() for row in rows)]}

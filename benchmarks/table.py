@@ -59,10 +59,13 @@ def table(source: Path) -> str:
     rows = json.loads(source.read_text())["rows"]
     machines = sorted({f"{row['cpu']}, torch {row['torch']}, {row['date']}" for row in rows})
     text = HEAD.format(source=source.name, machines="; ".join(machines))
-    rows.sort(key=lambda row: row["name"].partition(" ")[0])
-    for op, of_op in groupby(rows, key=lambda row: row["name"].partition(" ")[0]):
-        lines = [COLUMNS, "|" + "---|" * COLUMNS.count(" |"), *map(line, of_op)]
-        text += f"\n## {op}\n\n" + "\n".join(lines) + "\n"
+
+    def section(row: dict) -> tuple[str, str]:
+        return row["name"].partition(" ")[0], row["cpu"]
+
+    for (op, cpu), alike in groupby(sorted(rows, key=section), key=section):
+        lines = [COLUMNS, "|" + "---|" * COLUMNS.count(" |"), *map(line, alike)]
+        text += f"\n## {op}, {cpu}\n\n" + "\n".join(lines) + "\n"
     return text
 
 

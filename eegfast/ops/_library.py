@@ -86,6 +86,31 @@ _below_autograd = torch._C._AutoDispatchBelowAutograd
 _CONSTANTS = frozenset((bool, int, float, list, tuple, type(None)))
 
 
+def remembered(function: Callable) -> Callable:
+    """Keep what a function of shapes returned: checks in Python outlast the kernels of small input.
+
+    torch.compile traces the function itself. An exception is raised anew each time.
+    """
+    known = {}
+
+    @functools.wraps(function)
+    def call(*args):
+        if torch.compiler.is_compiling():
+            return function(*args)
+        try:
+            return known[args]
+        except KeyError:
+            pass
+        except TypeError:  # a list among them
+            return function(*args)
+        if len(known) >= 1024:
+            known.clear()
+        value = known[args] = function(*args)
+        return value
+
+    return call
+
+
 def widen_half(function: Callable) -> Callable:
     """Let a public op take bfloat16 and float16 on the CPU, where its kernels know neither.
 

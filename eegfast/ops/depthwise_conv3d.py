@@ -14,12 +14,14 @@ from eegfast.ops._library import (
     check_signal,
     register,
     register_autograd,
+    remembered,
     widen_half,
 )
 from eegfast.reference.depthwise_conv3d import memory_format, output_size
 
 _NAME = "eegfast.ops.depthwise_conv3d"
 _LARGEST_KERNEL = 5
+_PER_CHANNEL = ("bias", "in_scale", "in_shift", "out_scale", "out_shift")
 
 
 def _empty(x, size):
@@ -112,6 +114,30 @@ def _both_sides(padding, stride: list[int], kernel: Sequence[int]) -> list[int]:
     return [p for p in _triple("padding", padding, 0) for _ in range(2)]
 
 
+@remembered
+def _geometry(x_shape, weight_shape, stride, padding) -> tuple[list[int], list[int]]:
+    """Return the strides, and the zeros before and after along each axis."""
+    channels = x_shape[1]
+    if len(weight_shape) != 5 or weight_shape[:2] != (channels, 1):
+        raise ValueError(
+            f"{_NAME}: weight must be ({channels}, 1, kd, kh, kw), got {tuple(weight_shape)}"
+        )
+    kernel = tuple(weight_shape[2:])
+    if not all(1 <= k <= _LARGEST_KERNEL for k in kernel):
+        raise ValueError(
+            f"{_NAME}: weight must have kernel sizes of 1 to {_LARGEST_KERNEL}, got {kernel}"
+        )
+    stride = _triple("stride", stride, 1)
+    padding = _both_sides(padding, stride, kernel)
+    for axis, (size, taps) in enumerate(zip(x_shape[2:], kernel, strict=True)):
+        if size + padding[2 * axis] + padding[2 * axis + 1] < taps:
+            raise ValueError(
+                f"{_NAME}: x must be at least as large as the kernel {kernel} "
+                f"once padded, got {tuple(x_shape)} and padding {padding}"
+            )
+    return stride, padding
+
+
 @widen_half
 def depthwise_conv3d(
     x: Tensor,
@@ -189,37 +215,14 @@ def depthwise_conv3d(
             out_relu=out_relu,
         )[0]
     check_like("depthwise_conv3d", "weight", weight, x)
-    channels = x.shape[1]
-    if weight.dim() != 5 or weight.shape[:2] != (channels, 1):
-        raise ValueError(
-            f"{_NAME}: weight must be ({channels}, 1, kd, kh, kw), got {tuple(weight.shape)}"
-        )
-    kernel = tuple(weight.shape[2:])
-    if not all(1 <= k <= _LARGEST_KERNEL for k in kernel):
-        raise ValueError(
-            f"{_NAME}: weight must have kernel sizes of 1 to {_LARGEST_KERNEL}, got {kernel}"
-        )
-    per_channel = {
-        "bias": bias,
-        "in_scale": in_scale,
-        "in_shift": in_shift,
-        "out_scale": out_scale,
-        "out_shift": out_shift,
-    }
-    for argument, value in per_channel.items():
+    stride, padding = _geometry(x.shape, weight.shape, stride, padding)
+    per_channel = (bias, in_scale, in_shift, out_scale, out_shift)
+    for argument, value in zip(_PER_CHANNEL, per_channel, strict=True):
         if value is None:
             continue
         check_like("depthwise_conv3d", argument, value, x)
-        if value.shape != (channels,):
+        if value.shape != (x.shape[1],):
             raise ValueError(
-                f"{_NAME}: {argument} must have shape ({channels},), got {tuple(value.shape)}"
+                f"{_NAME}: {argument} must have shape ({x.shape[1]},), got {tuple(value.shape)}"
             )
-    stride = _triple("stride", stride, 1)
-    padding = _both_sides(padding, stride, kernel)
-    for axis, (size, taps) in enumerate(zip(x.shape[2:], kernel, strict=True)):
-        if size + padding[2 * axis] + padding[2 * axis + 1] < taps:
-            raise ValueError(
-                f"{_NAME}: x must be at least as large as the kernel {kernel} "
-                f"once padded, got {tuple(x.shape)} and padding {padding}"
-            )
-    return _op(x, weight, *per_channel.values(), stride, padding, bool(in_relu), bool(out_relu))
+    return _op(x, weight, *per_channel, stride, padding, bool(in_relu), bool(out_relu))

@@ -44,8 +44,7 @@ void forward_by(const DepthwiseConv3d& p, int64_t width, ParallelFor parallel_fo
 template <class T>
 void forward(const DepthwiseConv3d& p, ParallelFor parallel_for) {
   if (p.channels_last) return forward_by<ChannelsForward<T>>(p, kLanes<T>, parallel_for);
-  if constexpr (kShiftsLanes)
-    switch (row_kind<T>(p)) {
+  if constexpr (kShiftsLanes) switch (row_kind<T>(p)) {
       case Row::kHalf:
         return forward_by<RowsForward<T, Row::kHalf>>(p, 1, parallel_for);
       case Row::kWhole:
@@ -110,8 +109,7 @@ template <class T>
 void backward(const DepthwiseConv3d& p, ParallelFor parallel_for) {
   if (p.channels_last) return backward_by<ChannelsBackward<T>, T>(p, kLanes<T>, parallel_for);
   const Wanted wanted(p);
-  if constexpr (kShiftsLanes)
-    switch (wanted.dw && p.grad_x ? row_kind<T>(p) : Row::kOther) {
+  if constexpr (kShiftsLanes) switch (wanted.dw && p.grad_x ? row_kind<T>(p) : Row::kOther) {
       case Row::kHalf:
         return backward_by<RowsBackward<T, Row::kHalf>, T>(p, 1, parallel_for);
       case Row::kWhole:

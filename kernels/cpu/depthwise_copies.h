@@ -140,8 +140,14 @@ class Copies {
   bool slides() const {
     return flat_ && h_.taps == 3 && w_.taps == 3 && w_.targets % L == 0 && w_.targets > 0;
   }
-  // Whether a tile is all of the targets: fill() then reads each element of the source once.
-  bool one_tile() const { return zeros_stay_; }
+  // Whether fill() reads each element of the source once: a tile is all of the targets, and none of
+  // the source lies out of their reach.
+  bool reads_all_once() const {
+    const auto covered = [](const Axis& a) {
+      return a.lowest() <= 0 && a.step * (a.targets - 1) + a.highest() >= a.sources - 1;
+    };
+    return zeros_stay_ && covered(d_) && covered(h_) && covered(w_);
+  }
   int64_t tile_d() const { return tile_.d; }
   int64_t tile_h() const { return tile_.h; }
 

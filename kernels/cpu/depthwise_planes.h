@@ -202,8 +202,8 @@ class PlanesBackward {
       by_row.source_step = by_row.x_step = by_row.dx_step = w_.targets;
       by_row.vectors = count / w_.targets;
       backward_sliding<false>(by_row, w_.targets / L, stop_tap - first_tap, 3, 1,
-                              offsets_ + skipped, weights_ + skipped, activation,
-                              sums_.of(skipped), sums_.of(taps_));
+                              offsets_ + skipped, weights_ + skipped, activation, sums_.of(skipped),
+                              sums_.of(taps_));
     } else if (wanted_.dx && wanted_.dw)
       go(backward_taps<true, true, false, T>);
     else if (wanted_.dx)
@@ -214,7 +214,8 @@ class PlanesBackward {
 
   void add_up(const MaskedGradient<T>& gradient) {
     const int64_t count = volume(p_.out);
-    const bool filled_once = copies_.one_tile() && dense_ && taps_ && (wanted_.dx || wanted_.dw);
+    const bool filled_once =
+        copies_.reads_all_once() && dense_ && taps_ && (wanted_.dx || wanted_.dw);
     if (!filled_once) {
       gradient.sum = Vec<T>{};
       for (int64_t at = 0; at < count; at += L)

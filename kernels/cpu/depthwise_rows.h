@@ -10,7 +10,8 @@
 //
 // The source is copied to first- or second-level cache once, through the activation or the ReLU's
 // mask, with rows of zeros above and below; rows of several vectors also have zeros before them.
-// Per vector of results and plane of the kernel: 9 FMAs forward, 18 backward, 2 permutations, 1 load.
+// Per vector of results and plane of the kernel: 9 FMAs forward, 18 backward, 2 permutations, 1
+// load.
 #pragma once
 
 #include "depthwise_copies.h"
@@ -24,8 +25,7 @@ template <class T>
 inline Row row_kind(const DepthwiseConv3d& p) {
   constexpr int64_t L = kLanes<T>, kRoom = 96 * 1024 / sizeof(T);  // of the second-level cache
   for (int axis = 1; axis < 3; ++axis)
-    if (p.kernel[axis] != 3 || p.stride[axis] != 1 || p.pad[axis] != 1 ||
-        p.in[axis] != p.out[axis])
+    if (p.kernel[axis] != 3 || p.stride[axis] != 1 || p.pad[axis] != 1 || p.in[axis] != p.out[axis])
       return Row::kOther;
   if (p.stride[0] != 1 || volume(p.in) > kRoom || volume(p.out) > kRoom) return Row::kOther;
   if (p.in[2] == L / 2 && p.in[1] % 2 == 0) return Row::kHalf;
@@ -150,7 +150,8 @@ class RowsForward {
         for (int w = 0; w < 3; ++w)
 #pragma GCC unroll 16
           for (int v = 0; v < V; ++v)
-            if (const int h = i - v * kNext; h >= 0 && h < 3) sums[v] += weight[3 * h + w] * taken[w];
+            if (const int h = i - v * kNext; h >= 0 && h < 3)
+              sums[v] += weight[3 * h + w] * taken[w];
       }
     }
 #pragma GCC unroll 16
