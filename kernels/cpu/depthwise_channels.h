@@ -6,7 +6,7 @@
 // them, so that the taps find what is in the first-level cache and no edge needs a test.
 #pragma once
 
-#include "depthwise_taps.h"
+#include "depthwise_sliding.h"
 
 namespace eegfast::EEGFAST_ISA {
 

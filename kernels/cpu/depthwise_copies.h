@@ -10,7 +10,7 @@
 // keeps the rows of one remainder.
 #pragma once
 
-#include "depthwise_taps.h"
+#include "depthwise_sliding.h"
 
 namespace eegfast::EEGFAST_ISA {
 
