@@ -18,8 +18,7 @@
 namespace eegfast {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kThreads = 32 * kWarps;
+constexpr int kThreads = 128;
 constexpr int kMostTaps = 125;
 
 // Division by a number that the host knows: that of the device is a call, and spills registers.
@@ -154,25 +153,22 @@ __device__ Accumulator<IO> masked_grad(const DepthwiseConv3d& p, int64_t i) {
 
 template <class T, int kValues>
 struct Partial {
-  T of[kValues][kWarps][32];
+  T of[kValues][kThreads];
 };
 
-// Calls write(value, total) in the first thread of each channel; all threads come here.
+// Calls write(value, total), the total over the threads of the caller's channel, in one of them for
+// each value; all threads come here.
 template <class T, int kValues, class Write>
-__device__ void sum_block(const T (&own)[kValues], int lanes, Partial<T, kValues>& partial,
-                          const Write& write) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+__device__ void sum_block(const T (&own)[kValues], const Share& share,
+                          Partial<T, kValues>& partial, const Write& write) {
+  const int lanes = kThreads / share.slots;
 #pragma unroll
-  for (int v = 0; v < kValues; ++v) {
-    T sum = own[v];
-    for (int step = 16; step >= lanes; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    if (lane < lanes) partial.of[v][warp][lane] = sum;
-  }
+  for (int v = 0; v < kValues; ++v) partial.of[v][threadIdx.x] = own[v];
   __syncthreads();
-  if (int(threadIdx.x) >= lanes) return;
-  for (int v = 0; v < kValues; ++v) {
+  for (int v = share.slot; v < kValues; v += share.slots) {
     T sum = 0;
-    for (int w = 0; w < kWarps; ++w) sum += partial.of[v][w][lane];
+    for (int s = 0; s < share.slots; ++s)  // each thread begins elsewhere, in another bank
+      sum += partial.of[v][((s + v) & (share.slots - 1)) * lanes + share.lane];
     write(v, sum);
   }
 }
@@ -232,7 +228,7 @@ __global__ void __launch_bounds__(kThreads) general_grad_x(const General g) {
     sums[1] += grad;
   }
   if (!p.grad_in_scale && !p.grad_in_shift) return;
-  sum_block(sums, g.lanes, partial, [&](int v, T sum) {
+  sum_block(sums, share, partial, [&](int v, T sum) {
     if (share.live) channel_sums<T>(g, share)[g.taps + kScaleSum + v] = sum;
   });
 }
@@ -276,7 +272,7 @@ __global__ void __launch_bounds__(kThreads) general_grad_weight(const General g)
       }
     }
   }
-  sum_block(sums, g.lanes, partial, [&](int v, T sum) {
+  sum_block(sums, share, partial, [&](int v, T sum) {
     if (!share.live) return;
     T* to = channel_sums<T>(g, share);
     if (v == kTaps) {

@@ -73,7 +73,7 @@ struct Shape {
 
 struct Planes {
   DepthwiseConv3d p;
-  int64_t tiles, units, slices, per_slice;  // units of all samples of a channel
+  int tiles, units, slices, per_slice;  // units of all samples of a channel
   int depth, plane;
   bool for_x, for_taps, for_scale;  // gradients that the backward is asked for
 };
@@ -85,11 +85,11 @@ class Place {
   using S = Shape<kQuads>;
   static constexpr int kWidth = 4 * kQuads;
 
-  __device__ Place(const Planes& g, int64_t chan, int64_t first_unit)
+  __device__ Place(const Planes& g, int chan, int first_unit)
       : lane_(threadIdx.x % 32), quad_(lane_ % kQuads), pair_(lane_ / kQuads % S::kPairs) {
-    const int64_t unit = first_unit + lane_ / S::kLanes;
+    const int unit = first_unit + lane_ / S::kLanes;
     live = unit < g.units;
-    const int64_t sample = S::kTiled ? unit / g.tiles : unit, tile = unit - sample * g.tiles;
+    const int sample = S::kTiled ? unit / g.tiles : unit, tile = unit - sample * g.tiles;
     first_ = (sample * g.p.chans + chan) * g.depth * g.plane +
              (tile * S::kRows + 2 * pair_) * kWidth + 4 * quad_;
     plane_ = g.plane;
@@ -160,24 +160,42 @@ class Place {
   int plane_, edge_;
 };
 
-template <class IO>
-__device__ void load_weights(const DepthwiseConv3d& p, int64_t chan, float scale,
-                             float (&weight)[kTaps]) {
-  const IO* from = static_cast<const IO*>(p.weight) + chan * kTaps;
-#pragma unroll
-  for (int k = 0; k < kTaps; ++k) weight[k] = scale * load(from + k);
-}
+// The kernel of a warp's channel, times the scale behind, in shared memory: registers are scarce.
+class Weights {
+ public:
+  template <class IO>
+  __device__ void fill(const DepthwiseConv3d& p, int64_t chan, float scale) {
+    const int k = threadIdx.x % 32;
+    if (k < kTaps)
+      plane_[k / 9][k % 9] = scale * load(static_cast<const IO*>(p.weight) + chan * kTaps + k);
+    __syncwarp();
+  }
+  __device__ void get(int kd, float (&weight)[9]) const {
+    const float4* vectors = reinterpret_cast<const float4*>(plane_[kd]);
+    const float4 a = vectors[0], b = vectors[1];
+    weight[0] = a.x, weight[1] = a.y, weight[2] = a.z, weight[3] = a.w;
+    weight[4] = b.x, weight[5] = b.y, weight[6] = b.z, weight[7] = b.w;
+    weight[8] = plane_[kd][8];
+  }
+
+ private:
+  alignas(16) float plane_[3][12];
+};
+struct BlockWeights {
+  Weights of_warp[kWarps];
+};
 
 // Adds the taps of plane kd of the kernel.
-template <int kd>
-__device__ void correlate(const float (&near)[4][6], const float (&weight)[kTaps],
+__device__ void correlate(const float (&near)[4][6], const Weights& weights, int kd,
                           float (&sum)[2][4]) {
+  float weight[9];
+  weights.get(kd, weight);
 #pragma unroll
   for (int k = 0; k < 9; ++k)
 #pragma unroll
     for (int j = 0; j < 2; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) sum[j][c] += weight[9 * kd + k] * near[j + k / 3][c + k % 3];
+      for (int c = 0; c < 4; ++c) sum[j][c] += weight[k] * near[j + k / 3][c + k % 3];
 }
 
 __device__ void fill(float (&values)[2][4], float value) {
@@ -190,19 +208,20 @@ __device__ void copy(const float (&from)[2][4], float (&to)[2][4]) {
 }
 
 template <class IO, int kQuads>
-__global__ void __launch_bounds__(32 * kWarps, 4) planes_forward(const Planes g) {
+__global__ void __launch_bounds__(32 * kWarps, sizeof(IO) == 4 ? 5 : 6) planes_forward(const Planes g) {
   using At = Place<IO, kQuads>;
   const DepthwiseConv3d& p = g.p;
   const unsigned task = blockIdx.x * kWarps + threadIdx.x / 32, chans = unsigned(p.chans);
-  const unsigned slice = task / chans, chan = task - slice * chans;
+  const int slice = task / chans, chan = task - slice * chans;
   if (slice >= g.slices) return;
-  const At place(g, chan, int64_t(slice) * At::S::kUnits);
+  const At place(g, chan, slice * At::S::kUnits);
   typename At::Raw even{}, odd{};
   place.read(p.x, 0, true, even);
   if (g.depth > 1) place.read(p.x, 1, true, odd);
   const ChannelMaps<IO> maps(p, chan);
-  float weight[kTaps];
-  load_weights<IO>(p, chan, maps.out_scale, weight);
+  EEGFAST_SHARED(BlockWeights, block_weights);
+  Weights& weights = block_weights.of_warp[threadIdx.x / 32];
+  weights.fill<IO>(p, chan, maps.out_scale);
 
   float before[2][4], at[2][4];
   fill(at, maps.bias);
@@ -222,13 +241,13 @@ __global__ void __launch_bounds__(32 * kWarps, 4) planes_forward(const Planes g)
     if (d + 2 < g.depth) place.read(p.x, d + 2, true, raw);
     place.surround(own, edge, near);
     if (d > 0) {
-      correlate<2>(near, weight, before);
+      correlate(near, weights, 2, before);
       finish(d - 1);
     }
     copy(at, before);
-    correlate<1>(near, weight, before);
+    correlate(near, weights, 1, before);
     fill(at, maps.bias);
-    if (d + 1 < g.depth) correlate<0>(near, weight, at);
+    if (d + 1 < g.depth) correlate(near, weights, 0, at);
   };
   for (int d = 0; d < g.depth; d += 2) {
     step(d, even);
@@ -238,16 +257,17 @@ __global__ void __launch_bounds__(32 * kWarps, 4) planes_forward(const Planes g)
 }
 
 // The gradients of x: the taps of plane kd of the kernel turned round in height and width.
-template <int kd>
-__device__ void correlate_back(const float (&near)[4][6], const float (&weight)[kTaps],
+__device__ void correlate_back(const float (&near)[4][6], const Weights& weights, int kd,
                                float (&sum)[2][4]) {
+  float weight[9];
+  weights.get(kd, weight);
 #pragma unroll
   for (int k = 0; k < 9; ++k)
 #pragma unroll
     for (int j = 0; j < 2; ++j)
 #pragma unroll
       for (int c = 0; c < 4; ++c)
-        sum[j][c] += weight[9 * kd + k] * near[j + 2 - k / 3][c + 2 - k % 3];
+        sum[j][c] += weight[k] * near[j + 2 - k / 3][c + 2 - k % 3];
 }
 
 template <int kd>
@@ -284,18 +304,19 @@ class Backward {
   using At = Place<IO, kQuads>;
   using Raw = typename At::Raw;
 
-  __device__ Backward(const Planes& g, int64_t chan)
+  __device__ Backward(const Planes& g, int chan, Weights& weights)
       : g_(g),
         p_(g.p),
         chan_(chan),
-        maps_(g.p, chan) {
-    load_weights<IO>(p_, chan, maps_.out_scale, weight_);
+        maps_(g.p, chan),
+        weights_(weights) {
+    weights.fill<IO>(p_, chan, maps_.out_scale);
 #pragma unroll
     for (int i = 0; i < 32; ++i) sums_[i] = 0;
   }
 
   // kUnits units from `first_unit` on.
-  __device__ void run(int64_t first_unit) {
+  __device__ void run(int first_unit) {
     const At place(g_, chan_, first_unit);
     Raw grad{}, y{}, x{};
     const auto read = [&](int d) {
@@ -327,20 +348,20 @@ class Backward {
       if (d > 0) {
         if (g_.for_taps) add_taps<0>(near, active_before, sums_);
         if (g_.for_x) {
-          correlate_back<0>(near, weight_, before);
+          correlate_back(near, weights_, 0, before);
           finish(place, d - 1, active_before, before);
         }
       }
       if (g_.for_taps) add_taps<1>(near, active, sums_);
       if (g_.for_x) {
         copy(at, before);
-        correlate_back<1>(near, weight_, before);
+        correlate_back(near, weights_, 1, before);
       }
       if (d + 1 < g_.depth) {
         if (g_.for_taps) add_taps<2>(near, active_after, sums_);
         if (g_.for_x) {
           fill(at, 0);
-          correlate_back<2>(near, weight_, at);
+          correlate_back(near, weights_, 2, at);
         }
       }
     }
@@ -388,20 +409,22 @@ class Backward {
 
   const Planes& g_;
   const DepthwiseConv3d& p_;
-  const int64_t chan_;
+  const int chan_;
   const ChannelMaps<IO> maps_;
-  float weight_[kTaps], sums_[32];
+  const Weights& weights_;
+  float sums_[32];
 };
 
 template <class IO, int kQuads>
 __global__ void __launch_bounds__(32 * kWarps, 3) planes_backward(const Planes g) {
   const unsigned task = blockIdx.x * kWarps + threadIdx.x / 32, chans = unsigned(g.p.chans);
-  const unsigned slice = task / chans, chan = task - slice * chans;
+  const int slice = task / chans, chan = task - slice * chans;
   if (slice >= g.slices) return;
-  Backward<IO, kQuads> backward(g, chan);
-  const int64_t first = slice * g.per_slice, end = first + g.per_slice;
-  for (int64_t unit = first; unit < end && unit < g.units; unit += Shape<kQuads>::kUnits)
-    backward.run(unit);
+  EEGFAST_SHARED(BlockWeights, weights);
+  Backward<IO, kQuads> backward(g, chan, weights.of_warp[threadIdx.x / 32]);
+  const int first = slice * g.per_slice;
+  const int end = g.units - first < g.per_slice ? g.units : first + g.per_slice;
+  for (int unit = first; unit < end; unit += Shape<kQuads>::kUnits) backward.run(unit);
   if (g.p.workspace) backward.write_sums(slice);
 }
 
@@ -414,21 +437,21 @@ Planes planes_of(const DepthwiseConv3d& p, bool backward) {
   using S = Shape<kQuads>;
   Planes g{};
   g.p = p;
-  g.tiles = p.in[1] / S::kRows;
-  g.units = p.batch * g.tiles;
+  g.tiles = int(p.in[1] / S::kRows);
+  g.units = int(p.batch * g.tiles);
   g.depth = int(p.in[0]);
   g.plane = int(p.in[1] * p.in[2]);
   g.for_x = needs_grad_active(p);
   g.for_taps = needs_taps(p);
   g.for_scale = p.grad_in_scale || p.grad_in_shift;
-  const int64_t groups = (g.units + S::kUnits - 1) / S::kUnits;
+  const int64_t groups = (int64_t(g.units) + S::kUnits - 1) / S::kUnits;
   int64_t per = 1;
   if (backward) {
     per = (groups * p.chans + kTasks - 1) / kTasks;
     if (per > kLongestSlice) per = kLongestSlice;
   }
-  g.slices = (groups + per - 1) / per;
-  g.per_slice = per * S::kUnits;
+  g.slices = int((groups + per - 1) / per);
+  g.per_slice = int(per * S::kUnits);
   return g;
 }
 
@@ -453,7 +476,7 @@ constexpr int quads(Shape<kQuads>) {
 }
 
 dim3 blocks(const Planes& g) {
-  return dim3(unsigned((g.slices * g.p.chans + kWarps - 1) / kWarps));
+  return dim3(unsigned((int64_t(g.slices) * g.p.chans + kWarps - 1) / kWarps));
 }
 
 template <class Run>
