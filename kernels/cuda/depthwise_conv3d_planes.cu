@@ -88,7 +88,7 @@ class Place {
   __device__ Place(const Planes& g, int chan, int first_unit)
       : lane_(threadIdx.x % 32), quad_(lane_ % kQuads), pair_(lane_ / kQuads % S::kPairs) {
     const int unit = first_unit + lane_ / S::kLanes;
-    live = unit < g.units;
+    live_ = unit < g.units;
     const int sample = S::kTiled ? unit / g.tiles : unit, tile = unit - sample * g.tiles;
     first_ = (sample * g.p.chans + chan) * g.depth * g.plane +
              (tile * S::kRows + 2 * pair_) * kWidth + 4 * quad_;
@@ -107,7 +107,7 @@ class Place {
   };
   __device__ void read(const void* from, int d, bool with_edge, Raw& raw) const {
     const IO* at = static_cast<const IO*>(from) + first_ + int64_t(d) * plane_;
-    if (live) {
+    if (live()) {
       raw.row[0] = *reinterpret_cast<const Quad<IO>*>(at);
       raw.row[1] = *reinterpret_cast<const Quad<IO>*>(at + kWidth);
     }
@@ -115,7 +115,7 @@ class Place {
       raw.edge = *reinterpret_cast<const Quad<IO>*>(at + edge_);
   }
   __device__ void write(void* to, int d, const float (&values)[2][4]) const {
-    if (!live) return;
+    if (!live()) return;
     IO* at = static_cast<IO*>(to) + first_ + int64_t(d) * plane_;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -152,9 +152,10 @@ class Place {
   }
   __device__ bool has_edge() const { return S::kTiled && edge_; }
 
-  bool live;
+  __device__ bool live() const { return S::kUnits == 1 || live_; }
 
  private:
+  bool live_;
   const int lane_, quad_, pair_;
   int64_t first_;
   int plane_, edge_;
@@ -208,7 +209,7 @@ __device__ void copy(const float (&from)[2][4], float (&to)[2][4]) {
 }
 
 template <class IO, int kQuads>
-__global__ void __launch_bounds__(32 * kWarps, sizeof(IO) == 4 ? 5 : 6) planes_forward(const Planes g) {
+__global__ void __launch_bounds__(32 * kWarps, sizeof(IO) == 4 ? 4 : 5) planes_forward(const __grid_constant__ Planes g) {
   using At = Place<IO, kQuads>;
   const DepthwiseConv3d& p = g.p;
   const unsigned task = blockIdx.x * kWarps + threadIdx.x / 32, chans = unsigned(p.chans);
@@ -282,19 +283,17 @@ __device__ void add_taps(const float (&near)[4][6], const float (&active)[2][4],
         sums[9 * kd + k] += active[j][c] * near[j + 2 - k / 3][c + 2 - k % 3];
 }
 
-// Lane i gets sums[i] of all lanes.
+// Lane i gets sums[i] of all lanes. Lanes that are `half` apart share out what is left of the sums.
+template <int half = 16>
 __device__ float spread(float (&sums)[32]) {
-  const int lane = threadIdx.x % 32;
+  const bool upper = threadIdx.x & half;
 #pragma unroll
-  for (int half = 16; half > 0; half /= 2) {
-    const bool upper = lane & half;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float given = upper ? sums[i] : sums[i + half];
-      const float kept = upper ? sums[i + half] : sums[i];
-      sums[i] = kept + __shfl_xor_sync(kAll, given, half);
-    }
+  for (int i = 0; i < half; ++i) {
+    const float given = upper ? sums[i] : sums[i + half];
+    const float kept = upper ? sums[i + half] : sums[i];
+    sums[i] = kept + __shfl_xor_sync(kAll, given, half);
   }
+  if constexpr (half > 1) return spread<half / 2>(sums);
   return sums[0];
 }
 
@@ -380,7 +379,7 @@ class Backward {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       active[i / 4][i % 4] =
-          place.live ? maps_.activate(raw.row[i / 4].get(i % 4)) : 0.0f;
+          place.live() ? maps_.activate(raw.row[i / 4].get(i % 4)) : 0.0f;
   }
   __device__ float masked(const Quad<IO>& grad, const Quad<IO>& y, int i) const {
     return p_.out_relu && y.get(i) <= 0 ? 0.0f : grad.get(i);
@@ -392,7 +391,7 @@ class Backward {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       if (p_.in_relu && active[i / 4][i % 4] <= 0) grad[i / 4][i % 4] = 0;
-    if (g_.for_scale && place.live) {  // x is still in cache
+    if (g_.for_scale && place.live()) {  // x is still in cache
       Raw x;
       place.read(p_.x, d, false, x);
 #pragma unroll
@@ -416,7 +415,7 @@ class Backward {
 };
 
 template <class IO, int kQuads>
-__global__ void __launch_bounds__(32 * kWarps, 3) planes_backward(const Planes g) {
+__global__ void __launch_bounds__(32 * kWarps, 3) planes_backward(const __grid_constant__ Planes g) {
   const unsigned task = blockIdx.x * kWarps + threadIdx.x / 32, chans = unsigned(g.p.chans);
   const int slice = task / chans, chan = task - slice * chans;
   if (slice >= g.slices) return;
