@@ -49,7 +49,8 @@ struct General {
   DepthwiseConv3d p;
   int lanes, taps;
   unsigned chan_blocks;
-  // Positions that threads go over: those of the results, or of the inputs. `part`: of all samples'.
+  // Positions that threads go over: those of the results, or of the inputs. `part`: of all
+  // samples'.
   int64_t parts, part, total;
   Divisor by_volume, by_plane, by_width, by_stride[3];
 };
@@ -65,7 +66,7 @@ struct Share {
         part(blockIdx.x / g.chan_blocks),
         live(chan < g.p.chans),
         begin(part * g.part + slot),
-        end(!live                               ? 0
+        end(!live                           ? 0
             : (part + 1) * g.part < g.total ? (part + 1) * g.part
                                             : g.total) {}
   int lane, slot, slots;
@@ -159,8 +160,8 @@ struct Partial {
 // Calls write(value, total), the total over the threads of the caller's channel, in one of them for
 // each value; all threads come here.
 template <class T, int kValues, class Write>
-__device__ void sum_block(const T (&own)[kValues], const Share& share,
-                          Partial<T, kValues>& partial, const Write& write) {
+__device__ void sum_block(const T (&own)[kValues], const Share& share, Partial<T, kValues>& partial,
+                          const Write& write) {
   const int lanes = kThreads / share.slots;
 #pragma unroll
   for (int v = 0; v < kValues; ++v) partial.of[v][threadIdx.x] = own[v];

@@ -51,8 +51,8 @@ class alignas(4 * sizeof(IO)) Quad {
     Bits bits;
     store(&value, to);
     memcpy(&bits, &value, sizeof value);
-    word_[i / kPerWord] = (in_word ? word_[i / kPerWord] : 0) |
-                          unsigned(bits) << 8 * sizeof(IO) * in_word;
+    word_[i / kPerWord] = (in_word ? word_[i / kPerWord] : 0) | unsigned(bits)
+                                                                    << 8 * sizeof(IO) * in_word;
   }
 
  private:
@@ -87,8 +87,9 @@ class Place {
 
   __device__ Place(const Planes& g, int chan, int first_unit)
       : lane_(threadIdx.x % 32), quad_(lane_ % kQuads), pair_(lane_ / kQuads % S::kPairs) {
-    const int unit = first_unit + lane_ / S::kLanes;
+    int unit = first_unit + lane_ / S::kLanes;
     live_ = unit < g.units;
+    if (!live()) unit = g.units - 1;
     const int sample = S::kTiled ? unit / g.tiles : unit, tile = unit - sample * g.tiles;
     first_ = (sample * g.p.chans + chan) * g.depth * g.plane +
              (tile * S::kRows + 2 * pair_) * kWidth + 4 * quad_;
@@ -100,26 +101,30 @@ class Place {
     }
   }
 
-  // A lane's elements as they lie in memory, zero in lanes that have none; `edge`: the row above
-  // those of the first lanes, or below those of the last.
+  // A lane's elements; `edge`: the row above those of the first lanes, or below those of the last.
+  // Nothing is set by hand, nor read for some lanes alone: where a loaded value meets a constant,
+  // the compiler takes what follows to before that, and so waits for the load.
   struct Raw {
     Quad<IO> row[2], edge;
   };
-  __device__ void read(const void* from, int d, bool with_edge, Raw& raw) const {
-    const IO* at = static_cast<const IO*>(from) + first_ + int64_t(d) * plane_;
-    if (live()) {
-      raw.row[0] = *reinterpret_cast<const Quad<IO>*>(at);
-      raw.row[1] = *reinterpret_cast<const Quad<IO>*>(at + kWidth);
-    }
-    if (S::kTiled && with_edge && edge_)
-      raw.edge = *reinterpret_cast<const Quad<IO>*>(at + edge_);
+  // The first of them in plane d.
+  template <class Any>
+  __device__ Any* at(Any* tensor, int d) const {
+    return tensor + first_ + int64_t(d) * plane_;
   }
-  __device__ void write(void* to, int d, const float (&values)[2][4]) const {
+  __device__ void read(const IO* at, Raw& raw) const {
+    raw.row[0] = *reinterpret_cast<const Quad<IO>*>(at);
+    raw.row[1] = *reinterpret_cast<const Quad<IO>*>(at + kWidth);
+  }
+  __device__ void read_with_edge(const IO* at, Raw& raw) const {
+    read(at, raw);
+    if constexpr (S::kTiled) raw.edge = *reinterpret_cast<const Quad<IO>*>(at + edge_);
+  }
+  __device__ void write(IO* at, const float (&values)[2][4]) const {
     if (!live()) return;
-    IO* at = static_cast<IO*>(to) + first_ + int64_t(d) * plane_;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      Quad<IO> quad{};
+      Quad<IO> quad;
 #pragma unroll
       for (int c = 0; c < 4; ++c) quad.set(c, values[j][c]);
       *reinterpret_cast<Quad<IO>*>(at + j * kWidth) = quad;
@@ -131,8 +136,8 @@ class Place {
                            float (&near)[4][6]) const {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const float above = __shfl_sync(kAll, own[1][c], lane_ - kQuads);
-      const float below = __shfl_sync(kAll, own[0][c], lane_ + kQuads);
+      const float above = __shfl_up_sync(kAll, own[1][c], kQuads);
+      const float below = __shfl_down_sync(kAll, own[0][c], kQuads);
       const float beyond = S::kTiled ? edge[c] : 0.0f;
       near[0][1 + c] = pair_ > 0 ? above : beyond;
       near[1][1 + c] = own[0][c];
@@ -143,14 +148,15 @@ class Place {
     for (int j = 0; j < 4; ++j) {
       near[j][0] = near[j][5] = 0;
       if constexpr (kQuads > 1) {
-        const float left = __shfl_sync(kAll, near[j][4], lane_ - 1);
-        const float right = __shfl_sync(kAll, near[j][1], lane_ + 1);
+        const float left = __shfl_up_sync(kAll, near[j][4], 1);
+        const float right = __shfl_down_sync(kAll, near[j][1], 1);
         near[j][0] = quad_ > 0 ? left : 0.0f;
         near[j][5] = quad_ < kQuads - 1 ? right : 0.0f;
       }
     }
   }
-  __device__ bool has_edge() const { return S::kTiled && edge_; }
+  __device__ bool has_edge() const { return S::kTiled && edge_ != 0; }
+  __device__ int plane() const { return plane_; }
 
   __device__ bool live() const { return S::kUnits == 1 || live_; }
 
@@ -209,16 +215,21 @@ __device__ void copy(const float (&from)[2][4], float (&to)[2][4]) {
 }
 
 template <class IO, int kQuads>
-__global__ void __launch_bounds__(32 * kWarps, sizeof(IO) == 4 ? 4 : 5) planes_forward(const __grid_constant__ Planes g) {
+__global__ void __launch_bounds__(32 * kWarps, sizeof(IO) == 4 ? 4 : 5)
+    planes_forward(const __grid_constant__ Planes g) {
   using At = Place<IO, kQuads>;
   const DepthwiseConv3d& p = g.p;
   const unsigned task = blockIdx.x * kWarps + threadIdx.x / 32, chans = unsigned(p.chans);
   const int slice = task / chans, chan = task - slice * chans;
   if (slice >= g.slices) return;
   const At place(g, chan, slice * At::S::kUnits);
-  typename At::Raw even{}, odd{};
-  place.read(p.x, 0, true, even);
-  if (g.depth > 1) place.read(p.x, 1, true, odd);
+  const int last = g.depth - 1;
+  const IO* x = static_cast<const IO*>(p.x);
+  typename At::Raw even, odd;
+  place.read_with_edge(place.at(x, 0), even);
+  place.read_with_edge(place.at(x, last > 0), odd);
+  x = place.at(x, 2);
+  IO* y = place.at(static_cast<IO*>(p.y), 0);
   const ChannelMaps<IO> maps(p, chan);
   EEGFAST_SHARED(BlockWeights, block_weights);
   Weights& weights = block_weights.of_warp[threadIdx.x / 32];
@@ -226,10 +237,11 @@ __global__ void __launch_bounds__(32 * kWarps, sizeof(IO) == 4 ? 4 : 5) planes_f
 
   float before[2][4], at[2][4];
   fill(at, maps.bias);
-  const auto finish = [&](int d) {
+  const auto finish = [&] {
 #pragma unroll
     for (int i = 0; i < 8; ++i) before[i / 4][i % 4] = maps.finish(before[i / 4][i % 4]);
-    place.write(p.y, d, before);
+    place.write(y, before);
+    y += place.plane();
   };
   const auto step = [&](int d, typename At::Raw& raw) {
     float own[2][4], edge[4], near[4][6];
@@ -239,22 +251,25 @@ __global__ void __launch_bounds__(32 * kWarps, sizeof(IO) == 4 ? 4 : 5) planes_f
       own[1][c] = maps.activate(raw.row[1].get(c));
       edge[c] = place.has_edge() ? maps.activate(raw.edge.get(c)) : 0.0f;
     }
-    if (d + 2 < g.depth) place.read(p.x, d + 2, true, raw);
+    if (d + 2 <= last) {
+      place.read_with_edge(x, raw);
+      x += place.plane();
+    }
     place.surround(own, edge, near);
     if (d > 0) {
       correlate(near, weights, 2, before);
-      finish(d - 1);
+      finish();
     }
     copy(at, before);
     correlate(near, weights, 1, before);
     fill(at, maps.bias);
-    if (d + 1 < g.depth) correlate(near, weights, 0, at);
+    if (d < last) correlate(near, weights, 0, at);
   };
-  for (int d = 0; d < g.depth; d += 2) {
+  for (int d = 0; d <= last; d += 2) {
     step(d, even);
-    if (d + 1 < g.depth) step(d + 1, odd);
+    if (d < last) step(d + 1, odd);
   }
-  finish(g.depth - 1);
+  finish();
 }
 
 // The gradients of x: the taps of plane kd of the kernel turned round in height and width.
@@ -267,8 +282,7 @@ __device__ void correlate_back(const float (&near)[4][6], const Weights& weights
 #pragma unroll
     for (int j = 0; j < 2; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c)
-        sum[j][c] += weight[k] * near[j + 2 - k / 3][c + 2 - k % 3];
+      for (int c = 0; c < 4; ++c) sum[j][c] += weight[k] * near[j + 2 - k / 3][c + 2 - k % 3];
 }
 
 template <int kd>
@@ -308,6 +322,8 @@ class Backward {
         p_(g.p),
         chan_(chan),
         maps_(g.p, chan),
+        no_grad_in_(p_.in_relu ? 0.0f : NAN),
+        no_grad_out_(p_.out_relu ? 0.0f : NAN),
         weights_(weights) {
     weights.fill<IO>(p_, chan, maps_.out_scale);
 #pragma unroll
@@ -317,19 +333,22 @@ class Backward {
   // kUnits units from `first_unit` on.
   __device__ void run(int first_unit) {
     const At place(g_, chan_, first_unit);
-    Raw grad{}, y{}, x{};
+    const IO* from_x = static_cast<const IO*>(p_.x);
+    const int last = g_.depth - 1;
+    Raw grad, y, x;
     const auto read = [&](int d) {
-      place.read(p_.grad, d, true, grad);
-      if (p_.out_relu) place.read(p_.y, d, true, y);
-      if (d + 1 < g_.depth) place.read(p_.x, d + 1, false, x);
+      place.read_with_edge(place.at(static_cast<const IO*>(p_.grad), d), grad);
+      if (p_.out_relu) place.read_with_edge(place.at(static_cast<const IO*>(p_.y), d), y);
     };
-    place.read(p_.x, 0, false, x);
+    place.read(place.at(from_x, 0), x);
     // Of the planes before, at and after that of grad.
     float active_before[2][4], active[2][4], active_after[2][4], before[2][4], at[2][4];
     activate(place, x, active_after);
     fill(active, 0);
     fill(at, 0);
+    place.read(place.at(from_x, last > 0), x);
     read(0);
+    if (!p_.out_relu) y = grad;
     for (int d = 0; d < g_.depth; ++d) {
       copy(active, active_before);
       copy(active_after, active);
@@ -340,9 +359,11 @@ class Backward {
         own[0][c] = masked(grad.row[0], y.row[0], c);
         own[1][c] = masked(grad.row[1], y.row[1], c);
         edge[c] = place.has_edge() ? masked(grad.edge, y.edge, c) : 0.0f;
+        if (!place.live()) own[0][c] = own[1][c] = 0;
         sums_[kTaps + kGradSum] += own[0][c] + own[1][c];
       }
-      if (d + 1 < g_.depth) read(d + 1);
+      if (d < last) read(d + 1);
+      if (d + 1 < last) place.read(place.at(from_x, d + 2), x);
       place.surround(own, edge, near);
       if (d > 0) {
         if (g_.for_taps) add_taps<0>(near, active_before, sums_);
@@ -356,7 +377,7 @@ class Backward {
         copy(at, before);
         correlate_back(near, weights_, 1, before);
       }
-      if (d + 1 < g_.depth) {
+      if (d < last) {
         if (g_.for_taps) add_taps<2>(near, active_after, sums_);
         if (g_.for_x) {
           fill(at, 0);
@@ -364,7 +385,7 @@ class Backward {
         }
       }
     }
-    if (g_.for_x) finish(place, g_.depth - 1, active, before);
+    if (g_.for_x) finish(place, last, active, before);
   }
 
   __device__ void write_sums(int64_t slice) {
@@ -378,22 +399,20 @@ class Backward {
   __device__ void activate(const At& place, const Raw& raw, float (&active)[2][4]) const {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
-      active[i / 4][i % 4] =
-          place.live() ? maps_.activate(raw.row[i / 4].get(i % 4)) : 0.0f;
+      active[i / 4][i % 4] = place.live() ? maps_.activate(raw.row[i / 4].get(i % 4)) : 0.0f;
   }
   __device__ float masked(const Quad<IO>& grad, const Quad<IO>& y, int i) const {
-    return p_.out_relu && y.get(i) <= 0 ? 0.0f : grad.get(i);
+    return y.get(i) <= no_grad_out_ ? 0.0f : grad.get(i);
   }
 
   // The gradients of plane d are complete behind the first ReLU.
-  __device__ void finish(const At& place, int d, const float (&active)[2][4],
-                         float (&grad)[2][4]) {
+  __device__ void finish(const At& place, int d, const float (&active)[2][4], float (&grad)[2][4]) {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
-      if (p_.in_relu && active[i / 4][i % 4] <= 0) grad[i / 4][i % 4] = 0;
+      if (active[i / 4][i % 4] <= no_grad_in_) grad[i / 4][i % 4] = 0;
     if (g_.for_scale && place.live()) {  // x is still in cache
       Raw x;
-      place.read(p_.x, d, false, x);
+      place.read(place.at(static_cast<const IO*>(p_.x), d), x);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         sums_[kTaps + kScaleSum] += grad[i / 4][i % 4] * x.row[i / 4].get(i % 4);
@@ -403,19 +422,21 @@ class Backward {
     if (!p_.grad_x) return;
 #pragma unroll
     for (int i = 0; i < 8; ++i) grad[i / 4][i % 4] *= maps_.in_scale;
-    place.write(p_.grad_x, d, grad);
+    place.write(place.at(static_cast<IO*>(p_.grad_x), d), grad);
   }
 
   const Planes& g_;
   const DepthwiseConv3d& p_;
   const int chan_;
   const ChannelMaps<IO> maps_;
+  const float no_grad_in_, no_grad_out_;  // what is not above has none: zero, or NaN
   const Weights& weights_;
   float sums_[32];
 };
 
 template <class IO, int kQuads>
-__global__ void __launch_bounds__(32 * kWarps, 3) planes_backward(const __grid_constant__ Planes g) {
+__global__ void __launch_bounds__(32 * kWarps, 3)
+    planes_backward(const __grid_constant__ Planes g) {
   const unsigned task = blockIdx.x * kWarps + threadIdx.x / 32, chans = unsigned(g.p.chans);
   const int slice = task / chans, chan = task - slice * chans;
   if (slice >= g.slices) return;
@@ -499,14 +520,15 @@ bool depthwise_planes_fit(const DepthwiseConv3d& p) {
   if (p.in[0] >= most || height * width >= most || p.batch * p.chans * height >= most) return false;
   const uintptr_t bytes = p.dtype == DType::kFloat32 ? 16 : 8;
   uintptr_t addresses = 0;
-  for (const void* pointer : {p.x, static_cast<const void*>(p.y), p.grad,
-                              static_cast<const void*>(p.grad_x)})
+  for (const void* pointer :
+       {p.x, static_cast<const void*>(p.y), p.grad, static_cast<const void*>(p.grad_x)})
     addresses |= reinterpret_cast<uintptr_t>(pointer);
   return addresses % bytes == 0;
 }
 
 int64_t depthwise_planes_slices(const DepthwiseConv3d& p) {
-  return with_quads(p, [&](auto shape) { return planes_of<quads(decltype(shape)())>(p, true).slices; });
+  return with_quads(
+      p, [&](auto shape) { return planes_of<quads(decltype(shape)())>(p, true).slices; });
 }
 
 int depthwise_planes_forward(const DepthwiseConv3d& p, void* stream) {

@@ -104,6 +104,9 @@ void release(void* data);
 #define __shfl_xor_sync(mask, value, bits) \
   emu::shuffle(__FILE__, __LINE__, mask, value, emu::lane() ^ (bits))
 // Lanes without a source keep their own value.
+#define __shfl_up_sync(mask, value, delta)      \
+  emu::shuffle(__FILE__, __LINE__, mask, value, \
+               emu::lane() >= (delta) ? emu::lane() - (delta) : emu::lane())
 #define __shfl_down_sync(mask, value, delta)    \
   emu::shuffle(__FILE__, __LINE__, mask, value, \
                emu::lane() + (delta) < 32 ? emu::lane() + (delta) : emu::lane())

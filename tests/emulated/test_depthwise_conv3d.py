@@ -120,9 +120,7 @@ def check(emulated, shape, case, dtype, layout, affine, relu):
     gradients = emulated.depthwise_conv3d_backward(
         *guard(emulated, [grad.to(memory_format=layout), *operands, y]), *options, wanted
     )
-    truths = reference.depthwise_conv3d_backward(
-        *exactly([grad, *operands, y]), *options, wanted
-    )
+    truths = reference.depthwise_conv3d_backward(*exactly([grad, *operands, y]), *options, wanted)
     for name, ours, true, size in zip(NAMES, gradients, truths, sizes, strict=True):
         assert ours.dtype == dtype and ours.shape == true.shape
         limit = (LIMIT if name == "x" else SUMS)[dtype]
@@ -266,7 +264,11 @@ def test_relu_keeps_nan(emulated, shape):
 
 
 def test_same_bits_in_any_order_of_threads(emulated):
-    for shape, layout in (((5, 3, 3, 8, 8), FLAT), ((3, 5, 2, 7, 9), FLAT), ((3, 5, 2, 7, 9), LAST)):
+    for shape, layout in (
+        ((5, 3, 3, 8, 8), FLAT),
+        ((3, 5, 2, 7, 9), FLAT),
+        ((3, 5, 2, 7, 9), LAST),
+    ):
         values = draw(shape, (3, 3, 3), torch.float32, True, layout)
         options = (*THREE[1:], True, True)
         outs = []
