@@ -7,12 +7,19 @@
 
 namespace eegfast {
 
-// Whether depthwise_conv3d_planes.cu has a kernel for these sizes and addresses.
+// The kernels to choose from: whether they take these sizes and addresses, the parts of the batch
+// that sum by themselves (p.workspace is (parts, chans, values)), and the launchers.
 bool depthwise_planes_fit(const DepthwiseConv3d& p);
-// Parts of the batch that sum by themselves: p.workspace is (slices, chans, values).
-int64_t depthwise_planes_slices(const DepthwiseConv3d& p);
+int64_t depthwise_planes_parts(const DepthwiseConv3d& p);
 int depthwise_planes_forward(const DepthwiseConv3d& p, void* stream);
 int depthwise_planes_backward(const DepthwiseConv3d& p, void* stream);
+bool depthwise_strips_fit(const DepthwiseConv3d& p);
+int64_t depthwise_strips_parts(const DepthwiseConv3d& p);
+int depthwise_strips_forward(const DepthwiseConv3d& p, void* stream);
+int depthwise_strips_backward(const DepthwiseConv3d& p, void* stream);
+int64_t depthwise_general_parts(const DepthwiseConv3d& p);
+int depthwise_general_forward(const DepthwiseConv3d& p, void* stream);
+int depthwise_general_backward(const DepthwiseConv3d& p, void* stream);
 
 namespace {
 
@@ -24,6 +31,14 @@ inline bool needs_grad_active(const DepthwiseConv3d& p) {
 }
 inline bool needs_taps(const DepthwiseConv3d& p) {
   return p.grad_weight || p.grad_bias || p.grad_out_scale || p.grad_out_shift;
+}
+
+// A kernel 3 long on each axis, whose result is as large as its input.
+inline bool is_same_of_three(const DepthwiseConv3d& p) {
+  for (int axis = 0; axis < 3; ++axis)
+    if (p.kernel[axis] != 3 || p.stride[axis] != 1 || p.pad[axis] != 1 || p.out[axis] != p.in[axis])
+      return false;
+  return true;
 }
 
 // The larger of two; a NaN stays.
