@@ -13,7 +13,7 @@ namespace eegfast {
 namespace {
 
 template <class IO>
-__global__ void __launch_bounds__(kThreads) general_forward(const General g) {
+__global__ void __launch_bounds__(kThreads, 6) general_forward(const General g) {
   using T = Accumulator<IO>;
   EEGFAST_DYNAMIC_SHARED(T, weights);
   const DepthwiseConv3d& p = g.p;
@@ -56,7 +56,7 @@ struct Reached {
 };
 
 template <class IO>
-__global__ void __launch_bounds__(kThreads) general_grad_x(const General g) {
+__global__ void __launch_bounds__(kThreads, 6) general_grad_x(const General g) {
   using T = Accumulator<IO>;
   EEGFAST_DYNAMIC_SHARED(T, weights);
   using Sums = Partial<T, 2>;

@@ -34,6 +34,13 @@ class alignas(4 * sizeof(IO)) Quad {
  public:
   __device__ float get(int i) const {
     const int in_word = i % kPerWord;
+    if constexpr (std::is_same_v<IO, __nv_bfloat16>) {  // the upper half of a float
+      const unsigned word = word_[i / kPerWord];
+      const unsigned wide = in_word ? word & 0xffff0000u : word << 16;
+      float value;
+      memcpy(&value, &wide, sizeof value);
+      return value;
+    }
     const Bits bits = Bits(word_[i / kPerWord] >> 8 * sizeof(IO) * in_word);
     IO value;
     memcpy(&value, &bits, sizeof value);
