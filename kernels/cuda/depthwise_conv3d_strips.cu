@@ -4,11 +4,11 @@
 //
 // A thread owns four elements next to each other along the width and walks along the depth, as in
 // depthwise_conv3d_planes.cuh; but it loads all 18 elements around by itself, one at a time, from
-// the first-level cache. Nothing is asked of addresses, and of sizes only that a row is shorter than
-// 2^31 elements. Per 4 results 108 FMA of about 360 instructions, 18 loads and 4 stores, and 290
-// instructions once a strip; backward 216 FMA of about 810, 18 loads (36 with a ReLU behind) and 8
-// more. What costs is addresses and the edges, not memory: (256, 32, 5, 16, 16) with channels last
-// should take some 45 us forward and 95 us backward on an H200.
+// the first-level cache. Nothing is asked of addresses, and of sizes only that a row is shorter
+// than 2^31 elements. Per 4 results 108 FMA of about 360 instructions, 18 loads and 4 stores, and
+// 290 instructions once a strip; backward 216 FMA of about 810, 18 loads (36 with a ReLU behind)
+// and 8 more. What costs is addresses and the edges, not memory: (256, 32, 5, 16, 16) with channels
+// last should take some 45 us forward and 95 us backward on an H200.
 #include "depthwise_conv3d_general.cuh"
 
 namespace eegfast {
