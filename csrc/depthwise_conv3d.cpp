@@ -35,6 +35,11 @@ Tensor dense(const Tensor& x, bool channels_last) {
 Tensor empty_dense(const Tensor& like, const int64_t* size, bool channels_last) {
   const std::vector<int64_t> shape{like.size(0), like.size(1), size[0], size[1], size[2]};
   if (!channels_last) return empty_like_shape(like, shape);
+#if defined(EEGFAST_EMULATED)  // guarded
+  Tensor last = empty_like_shape(like, {shape[0], shape[2], shape[3], shape[4], shape[1]});
+  for (int64_t d : {3, 2, 1}) last = torch::stable::transpose(last, d, d + 1);
+  return last;
+#endif
   return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
                               like.scalar_type(), std::nullopt, like.device(), std::nullopt,
                               MemoryFormat::ChannelsLast3d);
@@ -42,7 +47,7 @@ Tensor empty_dense(const Tensor& like, const int64_t* size, bool channels_last) 
 
 // What both directions read, dense, and the parameters that point to it.
 struct Call {
-  Call(const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias,
+  Call(DType dtype, const Tensor& x_, const Tensor& weight_, const MaybeTensor& bias,
        const MaybeTensor& in_scale, const MaybeTensor& in_shift, const MaybeTensor& out_scale,
        const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, bool in_relu,
        bool out_relu) {
@@ -50,7 +55,7 @@ struct Call {
                         weight_.size(1) == 1 && weight_.scalar_type() == x_.scalar_type() &&
                         stride.size() == 3 && padding.size() == 6,
                     "eegfast::depthwise_conv3d: bad x, weight, stride or padding");
-    p.dtype = kernel_dtype("depthwise_conv3d", x_);
+    p.dtype = dtype;
     p.channels_last = is_channels_last(x_);
     x = dense(x_, p.channels_last);
     p.x = x.const_data_ptr();
@@ -91,16 +96,47 @@ struct Call {
   std::vector<Tensor> kept;
 };
 
+// How a device runs the kernels.
+struct Cpu {
+  explicit Cpu(const Tensor&) {}
+  static DType dtype(const Tensor& x) { return kernel_dtype("depthwise_conv3d", x); }
+  void forward(const DepthwiseConv3d& p) const {
+    depthwise_conv3d_cpu(p, cpu_isa(), torch_threads);
+  }
+  void backward(const DepthwiseConv3d& p, const Tensor&) const {
+    depthwise_conv3d_backward_cpu(p, cpu_isa(), torch_threads);
+  }
+};
+
+#if defined(EEGFAST_HAS_CUDA_KERNELS)
+struct Cuda {
+  explicit Cuda(const Tensor& x) : device(x) {}
+  static DType dtype(const Tensor& x) { return cuda_kernel_dtype("depthwise_conv3d", x); }
+  void forward(const DepthwiseConv3d& p) const {
+    check_launch("depthwise_conv3d", depthwise_conv3d_cuda(p, device.stream()));
+  }
+  void backward(DepthwiseConv3d p, const Tensor& like) const {
+    const Tensor workspace = workspace_like(like, depthwise_conv3d_workspace(p));
+    if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
+    check_launch("depthwise_conv3d", depthwise_conv3d_backward_cuda(p, device.stream()));
+  }
+  OnDevice device;
+};
+#endif
+
+template <class Device>
 Tensor depthwise_conv3d(const Tensor& x, const Tensor& weight, MaybeTensor bias,
                         MaybeTensor in_scale, MaybeTensor in_shift, MaybeTensor out_scale,
                         MaybeTensor out_shift, std::vector<int64_t> stride,
                         std::vector<int64_t> padding, bool in_relu, bool out_relu) {
-  Call call(x, weight, bias, in_scale, in_shift, out_scale, stride, padding, in_relu, out_relu);
+  const Device device(x);
+  Call call(Device::dtype(x), x, weight, bias, in_scale, in_shift, out_scale, stride, padding,
+            in_relu, out_relu);
   DepthwiseConv3d& p = call.p;
   p.out_shift = call.keep(out_shift);
   Tensor y = empty_dense(x, p.out, p.channels_last);
   p.y = y.mutable_data_ptr();
-  if (y.numel()) depthwise_conv3d_cpu(p, cpu_isa(), torch_threads);
+  if (y.numel()) device.forward(p);
   return y;
 }
 
@@ -108,12 +144,15 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Ten
 
 // `wanted` says of each gradient (x, weight, bias, in_scale, in_shift, out_scale, out_shift)
 // whether it is asked for; the others come back empty.
+template <class Device>
 Gradients depthwise_conv3d_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
                                     MaybeTensor bias, MaybeTensor in_scale, MaybeTensor in_shift,
                                     MaybeTensor out_scale, MaybeTensor y,
                                     std::vector<int64_t> stride, std::vector<int64_t> padding,
                                     bool in_relu, bool out_relu, std::vector<int64_t> wanted) {
-  Call call(x, weight, bias, in_scale, in_shift, out_scale, stride, padding, in_relu, out_relu);
+  const Device device(x);
+  Call call(Device::dtype(x), x, weight, bias, in_scale, in_shift, out_scale, stride, padding,
+            in_relu, out_relu);
   DepthwiseConv3d& p = call.p;
   STD_TORCH_CHECK(wanted.size() == 7 && bool(y) == out_relu,
                   "eegfast::depthwise_conv3d_backward: bad wanted or y");
@@ -137,7 +176,7 @@ Gradients depthwise_conv3d_backward(const Tensor& grad, const Tensor& x, const T
                 ask(5, &p.grad_out_scale, per_channel),
                 ask(6, &p.grad_out_shift, per_channel)};
   if (grad.numel()) {
-    depthwise_conv3d_backward_cpu(p, cpu_isa(), torch_threads);
+    device.backward(p, weight);
   } else {
     std::apply([](auto&... one) { (torch::stable::zero_(one), ...); }, all);
   }
@@ -146,9 +185,18 @@ Gradients depthwise_conv3d_backward(const Tensor& grad, const Tensor& x, const T
 
 }  // namespace
 
+#if !defined(EEGFAST_EMULATED)
 STABLE_TORCH_LIBRARY_IMPL(eegfast, CPU, m) {
-  m.impl("depthwise_conv3d", TORCH_BOX(&depthwise_conv3d));
-  m.impl("depthwise_conv3d_backward", TORCH_BOX(&depthwise_conv3d_backward));
+  m.impl("depthwise_conv3d", TORCH_BOX(&depthwise_conv3d<Cpu>));
+  m.impl("depthwise_conv3d_backward", TORCH_BOX(&depthwise_conv3d_backward<Cpu>));
 }
+#endif
+
+#if defined(EEGFAST_HAS_CUDA_KERNELS)
+EEGFAST_CUDA_KERNELS(m) {
+  m.impl("depthwise_conv3d", TORCH_BOX(&depthwise_conv3d<Cuda>));
+  m.impl("depthwise_conv3d_backward", TORCH_BOX(&depthwise_conv3d_backward<Cuda>));
+}
+#endif
 
 }  // namespace eegfast

@@ -26,6 +26,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x, y, z;
@@ -103,6 +104,9 @@ void release(void* data);
 #define __shfl_xor_sync(mask, value, bits) \
   emu::shuffle(__FILE__, __LINE__, mask, value, emu::lane() ^ (bits))
 // Lanes without a source keep their own value.
+#define __shfl_up_sync(mask, value, delta)      \
+  emu::shuffle(__FILE__, __LINE__, mask, value, \
+               emu::lane() >= (delta) ? emu::lane() - (delta) : emu::lane())
 #define __shfl_down_sync(mask, value, delta)    \
   emu::shuffle(__FILE__, __LINE__, mask, value, \
                emu::lane() + (delta) < 32 ? emu::lane() + (delta) : emu::lane())

@@ -38,9 +38,15 @@ struct DepthwiseConv3d {
   void* grad_in_shift;
   void* grad_out_scale;
   void* grad_out_shift;
+  void* workspace;  // CUDA: depthwise_conv3d_workspace bytes
 };
 
 void depthwise_conv3d_cpu(const DepthwiseConv3d& p, Isa isa, ParallelFor parallel_for);
 void depthwise_conv3d_backward_cpu(const DepthwiseConv3d& p, Isa isa, ParallelFor parallel_for);
+// Bytes that the backward needs on CUDA, once all pointers but that to them are set.
+int64_t depthwise_conv3d_workspace(const DepthwiseConv3d& p);
+// CUDA; they return a cudaError_t.
+int depthwise_conv3d_cuda(const DepthwiseConv3d& p, void* stream);
+int depthwise_conv3d_backward_cuda(const DepthwiseConv3d& p, void* stream);
 
 }  // namespace eegfast
