@@ -1,0 +1,529 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One kernel at all its scales, backward (formula: eegfast/scaling_conv1d.h).
+//
+// A block takes tiles of one electrode, one after the other. For four filters at a time (one, of
+// those left over) and level by level it brings the gradient, zero where ReLU was zero, to shared
+// memory, with a halo, and uses it there for all three results:
+// - grad_x is its correlation with the mirrored kernels, summed over filters and levels in
+//   registers: a thread holds 8 neighbouring samples; 4 taps take a vector load of gradients and one
+//   of taps, the same for the whole warp, for 32 FMA.
+// - A kernel's gradient is its correlation with the signal. A warp takes 8 neighbouring taps of 4
+//   filters, a lane a stretch of 32 samples in a tile of 1024; 4 samples take 5 vector loads for
+//   128 FMA. The sums of the lanes meet by shuffles, those of the tiles in this block's part of the
+//   workspace; a second launch adds the parts in a fixed order and carries the levels' gradients
+//   back to the weight.
+// - A warp more adds the gradients up, for the bias.
+// Lanes read 8, 16 or 32 samples apart; 4 words of padding behind each 32 keep the banks apart.
+//
+// About 4 length FMA per filter and sample for all levels together; 4 bytes (2 in half precision)
+// and a bit read per output, with (tile + 2 reach) / tile times as much from the second-level
+// cache. Shared memory is busy for 20 of 32 cycles of FMA. With 65 taps and 6 levels the H200 is
+// bound by issue: seven of ten instructions are FMA.
+#include "scaling_conv1d.cuh"
+
+namespace eegfast {
+namespace {
+
+constexpr int kPerThread = 8;  // samples of grad_x
+constexpr int kTaps = 8;       // of a kernel's gradient at a time
+constexpr int64_t kMostBlocks = 4096;
+constexpr int64_t kMostPartials = int64_t(1) << 24;
+constexpr int kBaseTaps = 8, kSlices = 16;  // of the second launch
+
+struct Backward {
+  ScalingConv1d p;
+  int64_t tiles, items, parts;  // items of an electrode: tiles of all rows; and who shares them
+  int tile, halo;
+  int taps, stride;  // of a filter: taps of all levels; slots in shared memory
+  int base;          // the first staged sample that is used
+  int row, own_row;  // elements of a staged row, and of one without halo
+  bool whole;        // all slots lie in shared memory at a time
+  bool vectors;      // gradients may be read as vectors
+  void* partials;    // (n_chans, parts, filters, taps and levels)
+  void* pooled;
+};
+
+// Where four samples lie, by their index / 4.
+__host__ __device__ inline int place(int fours) { return 4 * (fours + fours / 8); }
+
+// acc[n] += the taps in the slots lo .. hi times the samples from `fours` on.
+template <class T>
+__device__ __forceinline__ void slide(T (&acc)[kPerThread], const T* row, int fours, const T* slots,
+                                      int lo, int hi) {
+  Four<T> a = four(row + place(fours)), b = four(row + place(fours + 1));
+  const auto step = [&](int slot, bool edge) {
+    const Four<T> c = four(row + place(fours + slot / 4 + 2)), tap = four(slots + slot);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (edge && (slot + k < lo || slot + k >= hi)) continue;
+#pragma unroll
+      for (int n = 0; n < kPerThread; ++n) {
+        const int i = k + n;
+        acc[n] += tap.at[k] * (i < 4 ? a : i < 8 ? b : c).at[i % 4];
+      }
+    }
+    a = b;
+    b = c;
+  };
+  int slot = 0;
+  if (lo > 0) {
+    step(slot, true);
+    slot = 4;
+  }
+#pragma unroll 3
+  for (; slot + 4 <= hi; slot += 4) step(slot, false);
+  if (slot < hi) step(slot, true);
+}
+
+// Sums over the lanes of a warp: lane i gets that of value i % V, V a power of two.
+template <int V, class T>
+__device__ inline T sum_lanes(T (&values)[V]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = V / 2; half > 0; half /= 2)
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const bool upper = lane & half;
+      const T kept = upper ? values[i + half] : values[i];
+      const T sent = upper ? values[i] : values[i + half];
+      values[i] = kept + __shfl_xor_sync(0xffffffffu, sent, half);
+    }
+  T sum = values[0];
+#pragma unroll
+  for (int half = V; half < 32; half *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
+  return sum;
+}
+
+template <class IO>
+class BackwardBlock {
+ public:
+  using T = Accumulator<IO>;
+
+  __device__ BackwardBlock(const Backward& call, T* shared)
+      : c_(call),
+        p_(call.p),
+        grad_(shared),
+        x_(grad_ + kFilters * call.row),
+        slots_(x_ + call.row),
+        own_(call.whole ? grad_ : slots_ + kFilters * call.stride),
+        lane_(threadIdx.x % 32) {}
+
+  __device__ void run(int64_t block) {
+    chan_ = block / c_.parts;
+    const int64_t part = block % c_.parts;
+    for (int64_t item = part; item < c_.items; item += c_.parts) {
+      begin_ = item % c_.tiles * c_.tile;
+      row_ = item / c_.tiles * p_.n_chans + chan_;
+      first_ = item == part;
+      work_ = 0;
+#pragma unroll
+      for (int n = 0; n < kPerThread; ++n) grad_x_[n] = 0;
+      if (c_.whole) stage_signal(begin_ - c_.halo + c_.base, c_.base / 4, 4 * fours_used());
+      const int64_t full = p_.filters / kFilters * kFilters;
+      for (int64_t f = 0; f < full; f += kFilters) run_group<kFilters>(f, block);
+      for (int64_t f = full; f < p_.filters; ++f) run_group<1>(f, block);
+      if (p_.grad_x) write_grad_x();
+    }
+  }
+
+ private:
+  // Of a staged row, from c_.base on.
+  __device__ int fours_used() const {
+    return c_.tile / 4 + Level(p_.length, c_.halo).groups;
+  }
+
+  template <int W>
+  __device__ void run_group(int64_t filter, int64_t block) {
+    const int64_t kernel = (p_.weight_chans > 1 ? chan_ : 0) * p_.filters + filter;
+    if (c_.whole && p_.grad_x)
+      fill_slots(p_, static_cast<const IO*>(p_.weight) + kernel * p_.length, W, c_.halo, true,
+                 slots_, c_.stride);
+    T* sums = static_cast<T*>(c_.partials) + (block * p_.filters + filter) * (c_.taps + p_.levels);
+    Level level(p_.length, c_.halo);
+    for (int64_t l = 0; l < p_.levels; ++l, level.next()) {
+      const int64_t out_row = (row_ * p_.filters + filter) * p_.levels + l;
+      const int end = level.front + level.length;
+      if (c_.whole) {
+        stage_gradient<W>(out_row, begin_ - c_.halo + level.base, level.base / 4,
+                          c_.tile / 4 + level.groups, grad_, c_.row);
+        __syncthreads();
+        use<W>(level, 0, level.base / 4, slots_ + level.slot, level.front, end, sums);
+        if (p_.grad_bias) add_bias<W>(sums + c_.taps + l);
+        __syncthreads();
+        continue;
+      }
+      stage_gradient<W>(out_row, begin_, 0, c_.tile / 4, own_, c_.own_row);
+      for (int group = 0; group < level.groups; group += kChunk) {
+        const int groups = level.groups - group < kChunk ? level.groups - group : kChunk;
+        const int64_t from = begin_ - c_.halo + level.base + 4 * int64_t(group);
+        stage_gradient<W>(out_row, from, 0, c_.tile / 4 + groups, grad_, c_.row);
+        stage_signal(from, 0, c_.tile + 4 * groups);
+        fetch_slots(static_cast<const T*>(c_.pooled) + kernel * c_.taps, c_.taps, W, level, group,
+                    groups, true, slots_, c_.stride);
+        __syncthreads();
+        const int rest = end - 4 * group;
+        use<W>(level, 4 * group, 0, slots_, group ? 0 : level.front,
+               rest < 4 * groups ? rest : 4 * groups, sums);
+        if (p_.grad_bias && group == 0) add_bias<W>(sums + c_.taps + l);
+        __syncthreads();
+      }
+    }
+  }
+
+  // `count` samples of the signal from `begin` on, at 4 fours ..
+  __device__ void stage_signal(int64_t begin, int fours, int count) {
+    if (!p_.grad_weight) return;
+    const IO* x = static_cast<const IO*>(p_.x) + row_ / p_.n_chans * p_.stride_batch +
+                  row_ % p_.n_chans * p_.stride_chan;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+      const int64_t t = begin + i;
+      x_[place(fours + i / 4) + i % 4] = t >= 0 && t < p_.n_times ? load(x + t) : T(0);
+    }
+  }
+
+  // The gradients of a level of W filters, from sample `begin`, a multiple of 4, on.
+  template <int W>
+  __device__ void stage_gradient(int64_t out_row, int64_t begin, int fours, int count, T* to,
+                                 int stride) {
+    const int64_t mask_bytes = (p_.n_times + 63) / 64 * 8;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+      const int64_t t = begin + 4 * i;
+      const bool inside = t >= 0 && t < p_.n_times;
+      const IO* grad = static_cast<const IO*>(p_.grad) + out_row * p_.n_times + t;
+      const uint8_t* kept = p_.kept + out_row * mask_bytes + t / 8;
+      Four<IO> raw[W];
+      unsigned bits[W];
+#pragma unroll
+      for (int f = 0; f < W; ++f) {
+        bits[f] = 0;
+        if (!inside) continue;
+        bits[f] = p_.kept ? kept[f * p_.levels * mask_bytes] >> (t & 4) : 15u;
+        const IO* from = grad + f * p_.levels * p_.n_times;
+        if (c_.vectors) {
+          raw[f] = four(from);
+        } else {
+#pragma unroll
+          for (int n = 0; n < 4; ++n)
+            if (t + n < p_.n_times)
+              raw[f].at[n] = from[n];
+            else
+              bits[f] &= ~(1u << n);
+        }
+      }
+#pragma unroll
+      for (int f = 0; f < W; ++f) {
+        T values[4];
+#pragma unroll
+        for (int n = 0; n < 4; ++n) values[n] = bits[f] >> n & 1 ? load(&raw[f].at[n]) : T(0);
+        store_four(to + f * stride + place(fours + i), values);
+      }
+    }
+  }
+
+  // Slots lo .. hi of a level, of which the first is slot `slot` there and meets staged sample
+  // 4 fours.
+  template <int W>
+  __device__ void use(const Level& level, int slot, int fours, const T* slots, int lo, int hi,
+                      T* sums) {
+    if (p_.grad_x && begin_ + kPerThread * threadIdx.x < p_.n_times)
+      for (int f = 0; f < W; ++f)
+        slide(grad_x_, grad_ + f * c_.row, fours + kPerThread / 4 * threadIdx.x,
+              slots + f * c_.stride, lo, hi);
+    if (!p_.grad_weight) return;
+    for (int first = 0; first < hi; first += kTaps) {
+      if (!my_turn()) continue;
+      const int tap = slot + first - level.front;
+      if (hi - first == 1)
+        add_taps<1, W>(level, tap, fours + first / 4, sums);
+      else
+        add_taps<kTaps, W>(level, tap, fours + first / 4, sums);
+    }
+  }
+
+  // Warps take turns, through all levels, so that each gets as much to do.
+  __device__ bool my_turn() { return work_++ % (blockDim.x / 32) == threadIdx.x / 32; }
+
+  // The gradients of M taps from `tap` on; those outside of the level are dropped.
+  template <int M, int W>
+  __device__ void add_taps(const Level& level, int tap, int fours, T* sums) {
+    constexpr int kWindow = (M + 6) / 4;
+    T acc[M * W] = {};
+    const int stretch = c_.tile / 128;  // vectors of a lane
+    const T* x = x_;
+    const int x_at = fours + lane_ * stretch, own_at = own_fours() + lane_ * stretch;
+    const int64_t left = p_.n_times - begin_ - 4 * lane_ * stretch;
+    const int samples = left < 0 ? 0 : left < 4 * stretch ? int(left) : 4 * stretch;
+    Four<T> window[kWindow];
+#pragma unroll
+    for (int i = 0; i + 1 < kWindow; ++i) window[i + 1] = four(x + place(x_at + i));
+    const auto step = [&](int s, int count) {
+#pragma unroll
+      for (int i = 0; i + 1 < kWindow; ++i) window[i] = window[i + 1];
+      window[kWindow - 1] = four(x + place(x_at + s + kWindow - 1));
+      Four<T> grad[W];
+#pragma unroll
+      for (int f = 0; f < W; ++f) grad[f] = four(own_ + f * own_stride() + place(own_at + s));
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        if (n >= count) break;  // behind the signal a tap meets no sample, not even NaN
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+          for (int f = 0; f < W; ++f)
+            acc[m * W + f] += grad[f].at[n] * window[(m + n) / 4].at[(m + n) % 4];
+      }
+    };
+    int s = 0;
+#pragma unroll 2
+    for (; s < samples / 4; ++s) step(s, 4);
+    if (samples % 4) step(s, samples % 4);
+    const T sum = sum_lanes<M * W>(acc);
+    const int at = tap + lane_ / W;
+    if (lane_ < M * W && at >= 0 && at < level.length)
+      add(sums + int64_t(lane_ % W) * (c_.taps + p_.levels) + level.offset + at, sum);
+  }
+
+  template <int W>
+  __device__ void add_bias(T* sums) {
+    if (!my_turn()) return;
+    T acc[W] = {};
+    const int stretch = c_.tile / 128;
+    for (int s = 0; s < stretch; ++s)
+#pragma unroll
+      for (int f = 0; f < W; ++f) {
+        const Four<T> grad =
+            four(own_ + f * own_stride() + place(own_fours() + lane_ * stretch + s));
+        acc[f] += (grad.at[0] + grad.at[1]) + (grad.at[2] + grad.at[3]);
+      }
+    const T sum = sum_lanes<W>(acc);
+    if (lane_ < W) add(sums + lane_ * (c_.taps + p_.levels), sum);
+  }
+
+  __device__ void add(T* to, T sum) const { *to = first_ ? sum : *to + sum; }
+
+  // The gradients without their halo.
+  __device__ int own_fours() const { return c_.whole ? c_.halo / 4 : 0; }
+  __device__ int own_stride() const { return c_.whole ? c_.row : c_.own_row; }
+
+  __device__ void write_grad_x() const {
+    const int64_t t = begin_ + kPerThread * threadIdx.x;
+    IO* to = static_cast<IO*>(p_.grad_x) + row_ * p_.n_times + t;
+#pragma unroll
+    for (int n = 0; n < kPerThread; n += 4) {
+      if (c_.vectors) {
+        if (t + n < p_.n_times) store_four(to + n, grad_x_ + n);
+        continue;
+      }
+#pragma unroll
+      for (int i = n; i < n + 4; ++i)
+        if (t + i < p_.n_times) store(to + i, grad_x_[i]);
+    }
+  }
+
+  const Backward& c_;
+  const ScalingConv1d& p_;
+  T *const grad_, *const x_, *const slots_, *const own_;
+  const int lane_;
+  int64_t chan_ = 0, begin_ = 0, row_ = 0;
+  bool first_ = true;
+  unsigned work_ = 0;
+  T grad_x_[kPerThread];
+};
+
+template <class IO>
+__global__ void __launch_bounds__(kThreads, sizeof(IO) == 8 ? 1 : 4)
+    scaling_backward(const Backward call) {
+  using T = Accumulator<IO>;
+  EEGFAST_DYNAMIC_SHARED(T, shared);
+  BackwardBlock<IO> kernel(call, shared);
+  for (int64_t block = blockIdx.x; block < call.p.n_chans * call.parts; block += gridDim.x)
+    kernel.run(block);
+}
+
+// Taps lo .. hi of a level that some neighbouring taps of the first were pooled into.
+struct Reach {
+  __device__ Reach(int64_t length, int lo, int hi) : level(length, 0), lo(lo), hi(hi) {}
+  __device__ void next() {
+    const int front = level.padded();
+    lo = (lo + front) / 2;
+    hi = (hi + front) / 2;
+    level.next();
+    if (hi >= level.length) hi = level.length - 1;  // the last tap of an odd pair is dropped
+  }
+  __device__ int count() const { return hi < lo ? 0 : hi - lo + 1; }
+  Level level;
+  int lo, hi;
+};
+
+// grad_weight and grad_bias from the parts: a block has kBaseTaps taps of one weight, or all biases
+// of one filter. A lane adds one column of the parts, each of kSlices warps some of them.
+template <class IO>
+__global__ void __launch_bounds__(32 * kSlices) sum_parts(const Backward call) {
+  using T = Accumulator<IO>;
+  struct Sums {
+    double slice[kSlices][32];
+    double column[2 * kBaseTaps + 2 * 64];
+  };
+  EEGFAST_SHARED(Sums, sums);
+  const ScalingConv1d& p = call.p;
+  const int lane = threadIdx.x % 32, slice = threadIdx.x / 32;
+  const int64_t chunks = (p.length + kBaseTaps - 1) / kBaseTaps;
+  const int64_t of_weight = p.grad_weight ? p.weight_chans * p.filters * chunks : 0;
+  const int64_t blocks = of_weight + (p.grad_bias ? p.bias_chans * p.filters : 0);
+  const int64_t stride = p.filters * (call.taps + p.levels);
+  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const bool bias = block >= of_weight;
+    const int64_t kernel = bias ? block - of_weight : block / chunks;
+    const int lo = bias ? 0 : int(block % chunks) * kBaseTaps;
+    const int hi = lo + kBaseTaps < p.length ? lo + kBaseTaps - 1 : int(p.length) - 1;
+    const bool shared = (bias ? p.bias_chans : p.weight_chans) == 1;
+    const int64_t parts = shared ? p.n_chans * call.parts : call.parts;
+    const T* from = static_cast<const T*>(call.partials) +
+                    (shared ? 0 : kernel / p.filters * call.parts * stride) +
+                    kernel % p.filters * (call.taps + p.levels);
+
+    int columns = bias ? int(p.levels) : 0;
+    if (!bias) {
+      Reach reach(p.length, lo, hi);
+      for (int64_t l = 0; l < p.levels; ++l, reach.next()) columns += reach.count();
+    }
+    for (int first = 0; first < columns; first += 32) {
+      int at = call.taps + first + lane;
+      if (!bias) {
+        int left = first + lane;
+        Reach reach(p.length, lo, hi);
+        for (int64_t l = 1; l < p.levels && left >= reach.count(); ++l) {
+          left -= reach.count();
+          reach.next();
+        }
+        at = reach.level.offset + reach.lo + left;
+      }
+      double sum = 0;
+      if (first + lane < columns) {
+#pragma unroll 16
+        for (int64_t part = slice; part < parts; part += kSlices) sum += from[part * stride + at];
+      }
+      sums.slice[slice][lane] = sum;
+      __syncthreads();
+      if (slice == 0) {
+        for (int other = 1; other < kSlices; ++other) sum += sums.slice[other][lane];
+        sums.column[first + lane] = sum;
+      }
+      __syncthreads();
+    }
+    if (bias) {
+      IO* to = static_cast<IO*>(p.grad_bias) + kernel * p.levels;
+      for (int l = threadIdx.x; l < p.levels; l += blockDim.x) store(to + l, T(sums.column[l]));
+    } else if (int(threadIdx.x) <= hi - lo) {
+      // Where its tap went, and how much of it.
+      Reach all(p.length, lo, hi), own(p.length, lo + threadIdx.x, lo + threadIdx.x);
+      const double* column = sums.column;
+      double share = 1, sum = 0;
+      for (int64_t l = 0; l < p.levels && own.count(); ++l) {
+        sum += share * column[own.lo - all.lo];
+        column += all.count();
+        if (own.lo || !own.level.padded() || p.count_include_pad) share *= 0.5;
+        all.next();
+        own.next();
+      }
+      store(static_cast<IO*>(p.grad_weight) + kernel * p.length + lo + threadIdx.x, T(sum));
+    }
+    __syncthreads();
+  }
+}
+
+template <class T>
+size_t shared_bytes(const Backward& c) {
+  const int own = c.whole ? 0 : kFilters * c.own_row;
+  return (size_t(kFilters + 1) * c.row + size_t(kFilters) * c.stride + own) * sizeof(T);
+}
+
+// Elements of a staged row; taps beyond the last may look at a few more.
+int row_of(int samples) { return place(samples / 4 + 5); }
+
+template <class T>
+Backward backward_of(const ScalingConv1d& p) {
+  Backward c{};
+  c.p = p;
+  c.halo = int(p.length / 2 + 31) / 32 * 32;
+  c.vectors = p.n_times % 4 == 0;
+  const Sizes sizes(p, c.halo);
+  c.taps = sizes.taps;
+  c.base = sizes.base;
+  // The tile that costs least: short rows would leave much of a long one idle.
+  int64_t least = 0;
+  for (int tile = kPerThread * kThreads; tile >= 256; tile -= 256) {
+    const int64_t tiles = (p.n_times + tile - 1) / tile, cost = tiles * (tile + sizes.reach);
+    Backward whole = c;
+    whole.whole = true;
+    whole.tile = tile;
+    whole.stride = sizes.slots;
+    whole.row = row_of(tile + sizes.reach + sizes.base);
+    if (shared_bytes<T>(whole) > kSharedBytes || (c.whole && cost >= least)) continue;
+    least = cost;
+    c = whole;
+  }
+  if (!c.whole) {
+    c.tile = sizeof(T) == 8 ? 256 : 512;
+    c.stride = 4 * kChunk;
+    c.row = row_of(c.tile + 4 * kChunk);
+    c.own_row = row_of(c.tile);
+  }
+  c.tiles = (p.n_times + c.tile - 1) / c.tile;
+  c.items = p.batch * c.tiles;
+  c.parts = c.items;
+  if (p.grad_weight || p.grad_bias) {
+    const int64_t partials = p.n_chans * p.filters * (c.taps + p.levels);
+    int64_t most = (kMostBlocks + p.n_chans - 1) / p.n_chans;
+    if (most > kMostPartials / partials) most = kMostPartials / partials;
+    if (most < 1) most = 1;
+    const int64_t each = (c.items + most - 1) / most;
+    c.parts = (c.items + each - 1) / each;
+  }
+  return c;
+}
+
+template <class T>
+int64_t count_partials(const Backward& c) {
+  const ScalingConv1d& p = c.p;
+  const bool needed = p.grad_weight || p.grad_bias;
+  return needed ? p.n_chans * c.parts * p.filters * (c.taps + p.levels) : 0;
+}
+
+}  // namespace
+
+int64_t scaling_conv1d_backward_workspace(const ScalingConv1d& p) {
+  return with_dtype(p.dtype, [&](auto element) {
+    using T = Accumulator<decltype(element)>;
+    const Backward c = backward_of<T>(p);
+    const int64_t pooled = c.whole ? 0 : p.weight_chans * p.filters * c.taps;
+    return (count_partials<T>(c) + pooled) * int64_t(sizeof(T));
+  });
+}
+
+int scaling_conv1d_backward_cuda(const ScalingConv1d& p, void* stream) {
+  if (p.length > kLongest) return cudaErrorInvalidValue;
+  return with_dtype(p.dtype, [&](auto element) -> int {
+    using IO = decltype(element);
+    using T = Accumulator<IO>;
+    Backward c = backward_of<T>(p);
+    c.partials = p.workspace;
+    T* pooled = static_cast<T*>(p.workspace) + count_partials<T>(c);
+    c.pooled = pooled;
+    int error = 0;
+    if (!c.whole)
+      error = launch(pool_kernels<IO, T>, at_most(p.weight_chans * p.filters), kThreads, 0, stream,
+                     p, c.taps, pooled);
+    if (!error)
+      error = launch(scaling_backward<IO>, at_most(p.n_chans * c.parts),
+                     unsigned(c.tile / kPerThread), shared_bytes<T>(c), stream, c);
+    if (error || (!p.grad_weight && !p.grad_bias)) return error;
+    const int64_t chunks = (p.length + kBaseTaps - 1) / kBaseTaps;
+    const int64_t blocks = (p.grad_weight ? p.weight_chans * p.filters * chunks : 0) +
+                           (p.grad_bias ? p.bias_chans * p.filters : 0);
+    return launch(sum_parts<IO>, at_most(blocks), 32 * kSlices, 0, stream, c);
+  });
+}
+
+}  // namespace eegfast
