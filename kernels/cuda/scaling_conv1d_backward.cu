@@ -190,16 +190,15 @@ class BackwardBlock {
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
       const int64_t t = begin + 4 * i;
       const bool inside = t >= 0 && t < p_.n_times;
-      const IO* grad = static_cast<const IO*>(p_.grad) + out_row * p_.n_times + t;
-      const uint8_t* kept = p_.kept + out_row * mask_bytes + t / 8;
       Four<IO> raw[W];
       unsigned bits[W];
 #pragma unroll
       for (int f = 0; f < W; ++f) {
         bits[f] = 0;
         if (!inside) continue;
-        bits[f] = p_.kept ? kept[f * p_.levels * mask_bytes] >> (t & 4) : 15u;
-        const IO* from = grad + f * p_.levels * p_.n_times;
+        const int64_t row = out_row + f * p_.levels;
+        bits[f] = p_.kept ? p_.kept[row * mask_bytes + t / 8] >> (t & 4) : 15u;
+        const IO* from = static_cast<const IO*>(p_.grad) + row * p_.n_times + t;
         if (c_.vectors) {
           raw[f] = four(from);
         } else {
