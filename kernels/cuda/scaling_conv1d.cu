@@ -131,24 +131,21 @@ class ForwardBlock {
         for (int n = 0; n < kPerThread; ++n) acc[f][n] = first;
       }
       const bool live = begin_ + slab_ < p_.n_times;
-      const T* x = x_ + slab_ + 4 * lane_;
-      const int end = level.front + level.length;
-      if (c_.whole) {
-        if (live)
-          correlate<W>(acc, x + level.base, slots_ + level.slot, c_.stride, level.front, end);
-      } else {
-        for (int group = 0; group < level.groups; group += kChunk) {
-          const int groups = level.groups - group < kChunk ? level.groups - group : kChunk;
+      const int most = c_.whole ? level.groups : kChunk;
+      for (int group = 0; group < level.groups; group += most) {
+        const int groups = level.groups - group < most ? level.groups - group : most;
+        if (!c_.whole) {
           __syncthreads();
           stage(begin_ - c_.halo + level.base + 4 * int64_t(group), c_.tile + 4 * groups);
           fetch_slots(static_cast<const T*>(p_.workspace) + kernel * c_.taps, c_.taps, W, level,
                       group, groups, false, slots_, c_.stride);
           __syncthreads();
-          const int rest = end - 4 * group;
-          if (live)
-            correlate<W>(acc, x, slots_, c_.stride, group ? 0 : level.front,
-                         rest < 4 * groups ? rest : 4 * groups);
         }
+        const int rest = level.front + level.length - 4 * group;
+        if (live)
+          correlate<W>(acc, x_ + slab_ + 4 * lane_ + (c_.whole ? level.base : 0),
+                       slots_ + (c_.whole ? level.slot : 0), c_.stride, group ? 0 : level.front,
+                       rest < 4 * groups ? rest : 4 * groups);
       }
       if (live) finish<W>(acc, (row_ * p_.filters + filter) * p_.levels + l);
     }

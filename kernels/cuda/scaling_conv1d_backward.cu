@@ -8,16 +8,15 @@
 //   registers: a thread holds 8 neighbouring samples; 4 taps take a vector load of gradients and one
 //   of taps, the same for the whole warp, for 32 FMA.
 // - A kernel's gradient is its correlation with the signal. A warp takes 8 neighbouring taps of 4
-//   filters, a lane a stretch of 32 samples in a tile of 1024; 4 samples take 5 vector loads for
-//   128 FMA. The sums of the lanes meet by shuffles, those of the tiles in this block's part of the
+//   filters, a lane 8 of each 256 samples; they take 12 vector loads for 256 FMA. The sums of the lanes meet by shuffles, those of the tiles in this block's part of the
 //   workspace; a second launch adds the parts in a fixed order and carries the levels' gradients
 //   back to the weight.
 // - A warp more adds the gradients up, for the bias.
-// Lanes read 8, 16 or 32 samples apart; 4 words of padding behind each 32 keep the banks apart.
+// Lanes read 8 samples apart, so even and odd runs of 4 samples lie apart: no banks collide.
 //
 // About 4 length FMA per filter and sample for all levels together; 4 bytes (2 in half precision)
 // and a bit read per output, with (tile + 2 reach) / tile times as much from the second-level
-// cache. Shared memory is busy for 20 of 32 cycles of FMA. With 65 taps and 6 levels the H200 is
+// cache. Shared memory is busy for 22 of 32 cycles of FMA. With 65 taps and 6 levels the H200 is
 // bound by issue: seven of ten instructions are FMA.
 #include "scaling_conv1d.cuh"
 
@@ -43,16 +42,20 @@ struct Backward {
   void* pooled;
 };
 
-// Where four samples lie, by their index / 4.
-__host__ __device__ inline int place(int fours) { return 4 * (fours + fours / 8); }
+// Where four samples lie in a row of `row` elements, by their index / 4: lanes 8 samples apart read
+// side by side.
+__device__ inline int place(int fours, int row) {
+  return 4 * (fours >> 1) + (fours & 1 ? row / 2 : 0);
+}
 
-// acc[n] += the taps in the slots lo .. hi times the samples from `fours` on.
+// acc[n] += the taps in the slots lo .. hi times the samples from `fours` of a staged row on.
 template <class T>
-__device__ __forceinline__ void slide(T (&acc)[kPerThread], const T* row, int fours, const T* slots,
-                                      int lo, int hi) {
-  Four<T> a = four(row + place(fours)), b = four(row + place(fours + 1));
+__device__ __forceinline__ void slide(T (&acc)[kPerThread], const T* staged, int row, int fours,
+                                      const T* slots, int lo, int hi) {
+  const T *one = staged + place(fours, row), *other = staged + place(fours + 1, row);
+  Four<T> a = four(one), b = four(other);
   const auto step = [&](int slot, bool edge) {
-    const Four<T> c = four(row + place(fours + slot / 4 + 2)), tap = four(slots + slot);
+    const Four<T> c = four(one + 4), tap = four(slots + slot);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       if (edge && (slot + k < lo || slot + k >= hi)) continue;
@@ -64,31 +67,43 @@ __device__ __forceinline__ void slide(T (&acc)[kPerThread], const T* row, int fo
     }
     a = b;
     b = c;
+    const T* next = one + 4;
+    one = other;
+    other = next;
   };
   int slot = 0;
   if (lo > 0) {
     step(slot, true);
     slot = 4;
   }
-#pragma unroll 3
+#pragma unroll 4
   for (; slot + 4 <= hi; slot += 4) step(slot, false);
   if (slot < hi) step(slot, true);
 }
 
-// Sums over the lanes of a warp: lane i gets that of value i % V, V a power of two.
+// Sums over groups of V neighbouring lanes, V a power of two: lane i gets that of value i % V.
 template <int V, class T>
-__device__ inline T sum_lanes(T (&values)[V]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int half = V / 2; half > 0; half /= 2)
+__device__ inline T sum_lanes(const T (&values)[V]) {
+  if constexpr (V > 1) {
+    constexpr int half = V / 2;
+    const bool upper = threadIdx.x & half;
+    T rest[half];
 #pragma unroll
     for (int i = 0; i < half; ++i) {
-      const bool upper = lane & half;
-      const T kept = upper ? values[i + half] : values[i];
       const T sent = upper ? values[i] : values[i + half];
-      values[i] = kept + __shfl_xor_sync(0xffffffffu, sent, half);
+      rest[i] =
+          (upper ? values[i + half] : values[i]) + __shfl_xor_sync(0xffffffffu, sent, half);
     }
-  T sum = values[0];
+    return sum_lanes<half>(rest);
+  } else {
+    return values[0];
+  }
+}
+
+// The same over the whole warp.
+template <int V, class T>
+__device__ inline T sum_warp(const T (&values)[V]) {
+  T sum = sum_lanes<V>(values);
 #pragma unroll
   for (int half = V; half < 32; half *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, half);
   return sum;
@@ -142,28 +157,22 @@ class BackwardBlock {
     Level level(p_.length, c_.halo);
     for (int64_t l = 0; l < p_.levels; ++l, level.next()) {
       const int64_t out_row = (row_ * p_.filters + filter) * p_.levels + l;
-      const int end = level.front + level.length;
-      if (c_.whole) {
-        stage_gradient<W>(out_row, begin_ - c_.halo + level.base, level.base / 4,
-                          c_.tile / 4 + level.groups, grad_, c_.row);
-        __syncthreads();
-        use<W>(level, 0, level.base / 4, slots_ + level.slot, level.front, end, sums);
-        if (p_.grad_bias) add_bias<W>(sums + c_.taps + l);
-        __syncthreads();
-        continue;
-      }
-      stage_gradient<W>(out_row, begin_, 0, c_.tile / 4, own_, c_.own_row);
-      for (int group = 0; group < level.groups; group += kChunk) {
-        const int groups = level.groups - group < kChunk ? level.groups - group : kChunk;
+      if (!c_.whole) stage_gradient<W>(out_row, begin_, 0, c_.tile / 4, own_, c_.own_row);
+      const int most = c_.whole ? level.groups : kChunk;
+      for (int group = 0; group < level.groups; group += most) {
+        const int groups = level.groups - group < most ? level.groups - group : most;
         const int64_t from = begin_ - c_.halo + level.base + 4 * int64_t(group);
-        stage_gradient<W>(out_row, from, 0, c_.tile / 4 + groups, grad_, c_.row);
-        stage_signal(from, 0, c_.tile + 4 * groups);
-        fetch_slots(static_cast<const T*>(c_.pooled) + kernel * c_.taps, c_.taps, W, level, group,
-                    groups, true, slots_, c_.stride);
+        const int fours = c_.whole ? level.base / 4 : 0;
+        stage_gradient<W>(out_row, from, fours, c_.tile / 4 + groups, grad_, c_.row);
+        if (!c_.whole) {
+          stage_signal(from, 0, c_.tile + 4 * groups);
+          fetch_slots(static_cast<const T*>(c_.pooled) + kernel * c_.taps, c_.taps, W, level, group,
+                      groups, true, slots_, c_.stride);
+        }
         __syncthreads();
-        const int rest = end - 4 * group;
-        use<W>(level, 4 * group, 0, slots_, group ? 0 : level.front,
-               rest < 4 * groups ? rest : 4 * groups, sums);
+        const int rest = level.front + level.length - 4 * group;
+        use<W>(level, 4 * group, fours, slots_ + (c_.whole ? level.slot : 0),
+               group ? 0 : level.front, rest < 4 * groups ? rest : 4 * groups, sums);
         if (p_.grad_bias && group == 0) add_bias<W>(sums + c_.taps + l);
         __syncthreads();
       }
@@ -178,14 +187,14 @@ class BackwardBlock {
 #pragma unroll 4
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
       const int64_t t = begin + i;
-      x_[place(fours + i / 4) + i % 4] = t >= 0 && t < p_.n_times ? load(x + t) : T(0);
+      x_[place(fours + i / 4, c_.row) + i % 4] = t >= 0 && t < p_.n_times ? load(x + t) : T(0);
     }
   }
 
   // The gradients of a level of W filters, from sample `begin`, a multiple of 4, on.
   template <int W>
   __device__ void stage_gradient(int64_t out_row, int64_t begin, int fours, int count, T* to,
-                                 int stride) {
+                                 int row) {
     const int64_t mask_bytes = (p_.n_times + 63) / 64 * 8;
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
       const int64_t t = begin + 4 * i;
@@ -196,9 +205,9 @@ class BackwardBlock {
       for (int f = 0; f < W; ++f) {
         bits[f] = 0;
         if (!inside) continue;
-        const int64_t row = out_row + f * p_.levels;
-        bits[f] = p_.kept ? p_.kept[row * mask_bytes + t / 8] >> (t & 4) : 15u;
-        const IO* from = static_cast<const IO*>(p_.grad) + row * p_.n_times + t;
+        const int64_t at = out_row + f * p_.levels;
+        bits[f] = p_.kept ? p_.kept[at * mask_bytes + t / 8] >> (t & 4) : 15u;
+        const IO* from = static_cast<const IO*>(p_.grad) + at * p_.n_times + t;
         if (c_.vectors) {
           raw[f] = four(from);
         } else {
@@ -215,7 +224,7 @@ class BackwardBlock {
         T values[4];
 #pragma unroll
         for (int n = 0; n < 4; ++n) values[n] = bits[f] >> n & 1 ? load(&raw[f].at[n]) : T(0);
-        store_four(to + f * stride + place(fours + i), values);
+        store_four(to + f * row + place(fours + i, row), values);
       }
     }
   }
@@ -227,7 +236,7 @@ class BackwardBlock {
                       T* sums) {
     if (p_.grad_x && begin_ + kPerThread * threadIdx.x < p_.n_times)
       for (int f = 0; f < W; ++f)
-        slide(grad_x_, grad_ + f * c_.row, fours + kPerThread / 4 * threadIdx.x,
+        slide(grad_x_, grad_ + f * c_.row, c_.row, fours + kPerThread / 4 * threadIdx.x,
               slots + f * c_.stride, lo, hi);
     if (!p_.grad_weight) return;
     for (int first = 0; first < hi; first += kTaps) {
@@ -246,38 +255,35 @@ class BackwardBlock {
   // The gradients of M taps from `tap` on; those outside of the level are dropped.
   template <int M, int W>
   __device__ void add_taps(const Level& level, int tap, int fours, T* sums) {
-    constexpr int kWindow = (M + 6) / 4;
+    constexpr int kWindow = (M + 10) / 4;
     T acc[M * W] = {};
-    const int stretch = c_.tile / 128;  // vectors of a lane
-    const T* x = x_;
-    const int x_at = fours + lane_ * stretch, own_at = own_fours() + lane_ * stretch;
-    const int64_t left = p_.n_times - begin_ - 4 * lane_ * stretch;
-    const int samples = left < 0 ? 0 : left < 4 * stretch ? int(left) : 4 * stretch;
-    Four<T> window[kWindow];
+    const int own_row = own_stride();
+    const auto step = [&](int at, int64_t count) {
+      Four<T> window[kWindow];
 #pragma unroll
-    for (int i = 0; i + 1 < kWindow; ++i) window[i + 1] = four(x + place(x_at + i));
-    const auto step = [&](int s, int count) {
+      for (int i = 0; i < kWindow; ++i) window[i] = four(x_ + place(fours + at + i, c_.row));
 #pragma unroll
-      for (int i = 0; i + 1 < kWindow; ++i) window[i] = window[i + 1];
-      window[kWindow - 1] = four(x + place(x_at + s + kWindow - 1));
-      Four<T> grad[W];
-#pragma unroll
-      for (int f = 0; f < W; ++f) grad[f] = four(own_ + f * own_stride() + place(own_at + s));
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
+      for (int n = 0; n < 8; ++n) {
         if (n >= count) break;  // behind the signal a tap meets no sample, not even NaN
+        Four<T> grad[W];
+#pragma unroll
+        for (int f = 0; f < W; ++f)
+          grad[f] = four(own_ + f * own_row + place(own_fours() + at + n / 4, own_row));
 #pragma unroll
         for (int m = 0; m < M; ++m)
 #pragma unroll
           for (int f = 0; f < W; ++f)
-            acc[m * W + f] += grad[f].at[n] * window[(m + n) / 4].at[(m + n) % 4];
+            acc[m * W + f] += grad[f].at[n % 4] * window[(m + n) / 4].at[(m + n) % 4];
       }
     };
-    int s = 0;
-#pragma unroll 2
-    for (; s < samples / 4; ++s) step(s, 4);
-    if (samples % 4) step(s, samples % 4);
-    const T sum = sum_lanes<M * W>(acc);
+    for (int first = 8 * lane_; first < c_.tile; first += 256) {
+      const int64_t count = p_.n_times - begin_ - first;
+      if (count >= 8)
+        step(first / 4, 8);
+      else
+        step(first / 4, count);
+    }
+    const T sum = sum_warp<M * W>(acc);
     const int at = tap + lane_ / W;
     if (lane_ < M * W && at >= 0 && at < level.length)
       add(sums + int64_t(lane_ % W) * (c_.taps + p_.levels) + level.offset + at, sum);
@@ -287,15 +293,13 @@ class BackwardBlock {
   __device__ void add_bias(T* sums) {
     if (!my_turn()) return;
     T acc[W] = {};
-    const int stretch = c_.tile / 128;
-    for (int s = 0; s < stretch; ++s)
+    for (int fours = own_fours() + lane_; fours < own_fours() + c_.tile / 4; fours += 32)
 #pragma unroll
       for (int f = 0; f < W; ++f) {
-        const Four<T> grad =
-            four(own_ + f * own_stride() + place(own_fours() + lane_ * stretch + s));
+        const Four<T> grad = four(own_ + f * own_stride() + place(fours, own_stride()));
         acc[f] += (grad.at[0] + grad.at[1]) + (grad.at[2] + grad.at[3]);
       }
-    const T sum = sum_lanes<W>(acc);
+    const T sum = sum_warp<W>(acc);
     if (lane_ < W) add(sums + lane_ * (c_.taps + p_.levels), sum);
   }
 
@@ -438,8 +442,9 @@ size_t shared_bytes(const Backward& c) {
   return (size_t(kFilters + 1) * c.row + size_t(kFilters) * c.stride + own) * sizeof(T);
 }
 
-// Elements of a staged row; taps beyond the last may look at a few more.
-int row_of(int samples) { return place(samples / 4 + 5); }
+// Elements of a staged row: taps beyond the last may look at a few more, and the two halves should
+// begin 16 banks apart.
+int row_of(int samples) { return (samples + 32 + 63) / 64 * 64 + 32; }
 
 template <class T>
 Backward backward_of(const ScalingConv1d& p) {
