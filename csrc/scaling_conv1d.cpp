@@ -123,9 +123,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(DType dtype, const Tensor& grad, con
 std::tuple<Tensor, Tensor> scaling_conv1d(const Tensor& x, const Tensor& weight,
                                           std::optional<Tensor> bias, int64_t levels, bool relu,
                                           bool count_include_pad, bool save_mask) {
-  return forward(
-      kernel_dtype("scaling_conv1d", x), x, weight, bias, levels, relu, count_include_pad,
-      save_mask, [](const ScalingConv1d& p) { scaling_conv1d_cpu(p, cpu_isa(), torch_threads); });
+  return forward(kernel_dtype("scaling_conv1d", x), x, weight, bias, levels, relu,
+                 count_include_pad, save_mask,
+                 [](const ScalingConv1d& p) { scaling_conv1d_cpu(p, cpu_isa(), torch_threads); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> scaling_conv1d_backward(const Tensor& grad, const Tensor& x,
@@ -159,14 +159,13 @@ std::tuple<Tensor, Tensor, Tensor> scaling_conv1d_backward_on_cuda(
     int64_t bias_chans, int64_t levels, bool count_include_pad, bool need_x, bool need_weight,
     bool need_bias) {
   const OnDevice device(x);
-  return backward(cuda_kernel_dtype("scaling_conv1d", x), grad, x, weight, mask, bias_chans, levels,
-                  count_include_pad, need_x, need_weight, need_bias, [&](ScalingConv1d& p) {
-                    const Tensor workspace =
-                        workspace_like(x, scaling_conv1d_backward_workspace(p));
-                    if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
-                    check_launch("scaling_conv1d",
-                                 scaling_conv1d_backward_cuda(p, device.stream()));
-                  });
+  return backward(
+      cuda_kernel_dtype("scaling_conv1d", x), grad, x, weight, mask, bias_chans, levels,
+      count_include_pad, need_x, need_weight, need_bias, [&](ScalingConv1d& p) {
+        const Tensor workspace = workspace_like(x, scaling_conv1d_backward_workspace(p));
+        if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
+        check_launch("scaling_conv1d", scaling_conv1d_backward_cuda(p, device.stream()));
+      });
 }
 #endif
 

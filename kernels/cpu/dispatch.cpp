@@ -122,5 +122,4 @@ void lds_gains(int64_t windows, double q, double r, double p0, double* kalman, d
   }
 }
 
-
 }  // namespace eegfast

@@ -56,9 +56,9 @@ struct Level {
   // Whether pooling of this level puts a zero in front.
   __device__ bool padded() const { return length / 2 % 2 == 0; }
 
-  int length, offset;      // and how many taps the levels before have
-  int slot, groups;        // where its slots begin
-  int front, base;         // empty slots; the staged sample that slot 0 of the tile's first meets
+  int length, offset;  // and how many taps the levels before have
+  int slot, groups;    // where its slots begin
+  int front, base;     // empty slots; the staged sample that slot 0 of the tile's first meets
   int halo;
 
  private:
@@ -117,9 +117,8 @@ __device__ void fill_slots(const ScalingConv1d& p, const IO* weight, int halo, b
     level.next();
     __syncwarp();
     for (int j = lane; j < level.length; j += 32) {
-      slots[level.of(j, mirrored)] =
-          pooled_tap(finer, j, p.count_include_pad,
-                     [&](int tap) { return slots[finer.of(tap, mirrored)]; });
+      slots[level.of(j, mirrored)] = pooled_tap(
+          finer, j, p.count_include_pad, [&](int tap) { return slots[finer.of(tap, mirrored)]; });
     }
   }
 }
@@ -145,31 +144,31 @@ __device__ void fetch_slots(const T* pooled, int taps, int width, const Level& l
   }
 }
 
+// At least as many blocks, and their numbers.
+inline dim3 grid_of(int64_t blocks) {
+  constexpr int64_t most = 0x7fffffff;
+  return blocks <= most ? dim3(unsigned(blocks)) : dim3(most, unsigned((blocks + most - 1) / most));
+}
+__device__ inline int64_t this_block() { return int64_t(blockIdx.y) * gridDim.x + blockIdx.x; }
+
 // Kernels too long for shared memory: a block pools one of them in `pooled`,
 // (weight_chans, filters, taps of all levels).
 template <class IO, class T>
 __global__ void pool_kernels(ScalingConv1d p, int taps, T* pooled) {
-  for (int64_t kernel = blockIdx.x; kernel < p.weight_chans * p.filters; kernel += gridDim.x) {
-    const IO* weight = static_cast<const IO*>(p.weight) + kernel * p.length;
-    T* to = pooled + kernel * taps;
-    Level level(p.length, 0);
-    for (int j = threadIdx.x; j < level.length; j += blockDim.x) to[j] = load(weight + j);
-    for (int64_t l = 1; l < p.levels; ++l) {
-      const Level finer = level;
-      level.next();
-      __syncthreads();
-      for (int j = threadIdx.x; j < level.length; j += blockDim.x)
-        to[level.offset + j] =
-            pooled_tap(finer, j, p.count_include_pad,
-                       [&](int tap) { return to[finer.offset + tap]; });
-    }
+  const int64_t kernel = this_block();
+  if (kernel >= p.weight_chans * p.filters) return;
+  const IO* weight = static_cast<const IO*>(p.weight) + kernel * p.length;
+  T* to = pooled + kernel * taps;
+  Level level(p.length, 0);
+  for (int j = threadIdx.x; j < level.length; j += blockDim.x) to[j] = load(weight + j);
+  for (int64_t l = 1; l < p.levels; ++l) {
+    const Level finer = level;
+    level.next();
     __syncthreads();
+    for (int j = threadIdx.x; j < level.length; j += blockDim.x)
+      to[level.offset + j] = pooled_tap(finer, j, p.count_include_pad,
+                                        [&](int tap) { return to[finer.offset + tap]; });
   }
-}
-
-inline dim3 at_most(int64_t blocks) {
-  constexpr int64_t most = 0x7fffffff;
-  return dim3(unsigned(blocks < most ? blocks : most));
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tolerances: as for the CPU kernels (tests/ops/test_scaling_conv1d.py); a kernel's gradient sums
 at most 32 samples in a lane, then lanes, then tiles in double. Kernels of a thousand taps sum eight
-times as many terms, which is three times the rounding. A half type rounds its result once, by half a
-unit in the last place: at most 2**-11 relative in float16, 2**-8 in bfloat16.
+times as many terms, which is three times the rounding. A half type rounds its result once, by half
+a unit in the last place: at most 2**-11 relative in float16, 2**-8 in bfloat16.
 
 The reference gradient takes the mask of the tested forward."""
 
@@ -147,9 +147,7 @@ def test_more_tiles_than_parts_of_the_sums(emulated):
     grad = torch.randn(2, n_chans, 1, 2, 3)
     options = (None, 1, 2, True, False, True, True)
     grads = emulated.scaling_conv1d_backward(grad, x, weight, *options)
-    truths = reference.scaling_conv1d_backward(
-        grad.double(), x.double(), weight.double(), *options
-    )
+    truths = reference.scaling_conv1d_backward(grad.double(), x.double(), weight.double(), *options)
     for ours, theirs in zip(grads[1:], truths[1:], strict=True):
         assert relative_error(ours, theirs) <= 2e-6
 
@@ -171,15 +169,22 @@ def test_strides_and_leading_dimensions(emulated):
         assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+def test_gradient_at_any_address(emulated):
+    x, weight = torch.randn(1, 2, 64), torch.randn(1, 4, 9)
+    grad = torch.randn(1 + 2 * 4 * 2 * 64)[1:].view(1, 2, 4, 2, 64)
+    options = (x, weight, None, 1, 2, True, True, True, True)
+    shifted = emulated.scaling_conv1d_backward(grad, *options)
+    aligned = emulated.scaling_conv1d_backward(grad.clone(), *options)
+    assert all(torch.equal(a, b) for a, b in zip(shifted, aligned, strict=True))
+
+
 def test_empty(emulated):
     weight, bias = torch.randn(1, 4, 9), torch.randn(1, 4, 4)
     for shape in ((0, 3, 50), (2, 0, 50), (2, 3, 0)):
         x = torch.randn(shape)
         out, mask = emulated.scaling_conv1d(x, weight, bias, 4, True, True, True)
         assert out.shape == (*shape[:-1], 4, 4, shape[-1])
-        grads = emulated.scaling_conv1d_backward(
-            out, x, weight, mask, 1, 4, True, True, True, True
-        )
+        grads = emulated.scaling_conv1d_backward(out, x, weight, mask, 1, 4, True, True, True, True)
         assert grads[0].shape == shape and not any(g.any() for g in grads)
 
 
@@ -199,9 +204,7 @@ def test_a_bad_sample_stays_under_its_kernels(emulated, bad, at, filters, length
     assert torch.equal(~out.isfinite(), hit)
     # The gradient of the signal never meets it; that of a tap does where the tap meets the sample.
     grad = torch.ones(1, 2, filters, 1, 130)
-    grads = emulated.scaling_conv1d_backward(
-        grad, x, weight, None, 0, 1, True, True, True, False
-    )
+    grads = emulated.scaling_conv1d_backward(grad, x, weight, None, 0, 1, True, True, True, False)
     assert grads[0].isfinite().all()
     met = torch.tensor([0 <= at - j + length // 2 < 130 for j in range(length)])
     assert torch.equal(~grads[1][0].isfinite(), met.expand(filters, -1))
