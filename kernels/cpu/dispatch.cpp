@@ -122,7 +122,4 @@ void lds_gains(int64_t windows, double q, double r, double p0, double* kalman, d
   }
 }
 
-int64_t scaling_mask_bytes(int64_t n_times) { return (n_times + 63) / 64 * 8; }
-int64_t scaling_next_length(int64_t length) { return length / 2 | 1; }
-
 }  // namespace eegfast

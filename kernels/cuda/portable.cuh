@@ -107,7 +107,7 @@ __device__ void store_as(DType dtype, void* to, int64_t i, T value) {
 
 // Calls run with a value of the element type.
 template <class Run>
-int with_dtype(DType dtype, const Run& run) {
+auto with_dtype(DType dtype, const Run& run) -> decltype(run(float())) {
   switch (dtype) {
     case DType::kFloat64:
       return run(double());

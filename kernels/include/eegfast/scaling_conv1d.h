@@ -25,18 +25,24 @@ struct ScalingConv1d {
   void* grad_x;         // backward, each null if not wanted: (batch, n_chans, n_times),
   void* grad_weight;    // as weight,
   void* grad_bias;      // as bias
+  void* workspace;      // CUDA only: as many bytes as the functions below say
   int64_t batch, n_chans, n_times, filters, length, levels;
   int64_t weight_chans, bias_chans;
   bool relu, count_include_pad;
 };
 
 // Rows of the mask are whole 64-bit words.
-int64_t scaling_mask_bytes(int64_t n_times);
+inline int64_t scaling_mask_bytes(int64_t n_times) { return (n_times + 63) / 64 * 8; }
 
 // The length that follows an odd length > 1.
-int64_t scaling_next_length(int64_t length);
+inline int64_t scaling_next_length(int64_t length) { return length / 2 | 1; }
 
 void scaling_conv1d_cpu(const ScalingConv1d& p, Isa isa, ParallelFor parallel_for);
 void scaling_conv1d_backward_cpu(const ScalingConv1d& p, Isa isa, ParallelFor parallel_for);
+
+int64_t scaling_conv1d_workspace(const ScalingConv1d& p);
+int64_t scaling_conv1d_backward_workspace(const ScalingConv1d& p);
+int scaling_conv1d_cuda(const ScalingConv1d& p, void* stream);
+int scaling_conv1d_backward_cuda(const ScalingConv1d& p, void* stream);
 
 }  // namespace eegfast
