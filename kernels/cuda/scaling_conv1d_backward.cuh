@@ -333,7 +333,7 @@ class BackwardBlock {
 };
 
 template <class IO>
-__global__ void __launch_bounds__(kThreads, sizeof(IO) == 8 ? 1 : 4)
+__global__ void __launch_bounds__(kThreads, sizeof(IO) == 8 ? 1 : 3)
     scaling_backward(const Backward call) {
   using T = Accumulator<IO>;
   EEGFAST_DYNAMIC_SHARED(T, shared);
