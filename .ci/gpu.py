@@ -4,8 +4,8 @@
 
 Builds for the GPU found, runs tests/cuda, benchmarks/gpu.py, compute-sanitizer and, if asked, ncu.
 Needs python3 with torch, numpy, scipy, pytest and a C++ compiler, CMake and nvcc; no network. A
-step that fails does not keep the next from running; one for which no time is left is named. Logs
-and results go to $OUT, or build/gpu. `--dry-run` does what a machine without a GPU can.
+step that fails does not keep the next from running; one for which no time is left is named. The
+log and results go to $OUT, or build/gpu. `--dry-run` does what a machine without a GPU can.
 """
 
 from __future__ import annotations
@@ -92,8 +92,9 @@ def steps(dry_run: bool, profile: bool) -> list[Step]:
     ]
     if profile:
         ncu = ["ncu", "--clock-control", "none", "--profile-from-start", "off", "--set", "full"]
-        ncu += ["--import-source", "off", "-k", "regex:eegfast", "-f", "-o", str(OUT / "profile")]
-        unavailable = "LibraryNotLoaded|ERR_NVGPUCTRPERM"
+        ncu += ["--kernel-name-base", "mangled", "-k", "regex:eegfast", "-f", "-o"]
+        ncu += [str(OUT / "profile")]
+        unavailable = "LibraryNotLoaded|ERR_NVGPUCTRPERM|ncu: command not found"
         command = [*ncu, *benchmark, "--profile"]
         if not dry_run:
             command = ["bash", "-c", '"$@" && ncu -i "$0" --page details', f"{OUT}/profile.ncu-rep"]
@@ -192,6 +193,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names of the steps to run, with commas")
     chosen = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "log.txt").unlink(missing_ok=True)
     begin, table = time.monotonic(), []
     for step in steps(chosen.dry_run, chosen.profile):
         if chosen.only and step.name not in chosen.only.split(","):
@@ -203,12 +205,13 @@ def main() -> int:
         started = time.monotonic()
         state, output = perform(step, min(step.seconds, left))
         seconds = time.monotonic() - started
-        (OUT / f"{step.name}.log").write_text(output)
+        with (OUT / "log.txt").open("a") as log:
+            log.write(f"=== {step.name}: {state}, {seconds:.0f} s ===\n{output}\n")
         lines = output.splitlines()
         shown = lines[-step.lines :] if state == "passed" else lines[-40:]
         print(f"=== {step.name}: {state}, {seconds:.0f} s ===", *shown, "", sep="\n", flush=True)
         table.append((step.name, state, seconds))
-    print(f"=== summary, {time.monotonic() - begin:.0f} s; logs in {OUT} ===")
+    print(f"=== summary, {time.monotonic() - begin:.0f} s; all output in {OUT}/log.txt ===")
     for name, state, seconds in table:
         print(f"{name:12s} {seconds:5.0f} s  {state}")
     return int(not all(state in ("passed", "not available") for _, state, _ in table))

@@ -65,7 +65,7 @@ GOALS = {
     "band_power de_seed_batch fwd float16": Goal(65, 91, 8, 4),
     "band_power de_seed_batch fwd bfloat16": Goal(65, 91, 8, 4),
     "band_power de_seed_batch fwd+bwd float32": Goal(60, 540, 10, 4),
-    "bandpass_power but_o3_batch fwd float32": Goal(45, 426, 100, 100),
+    "bandpass_power but_o3_batch fwd float32": Goal(45, 426, 100, 1),
     "depthwise_conv3d dw_16_batch fwd float32": Goal(75, 19.5, 6, 6),
     "depthwise_conv3d dw_16_batch fwd float16": Goal(60, 9.8, 8, 8),
     "depthwise_conv3d dw_16_batch fwd bfloat16": Goal(60, 9.8, 8, 8),
