@@ -8,7 +8,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # A CPU build of torch is enough; where pip would fetch CUDA packages, give its index: TORCH="torch --index-url URL".
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench gpu lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -19,6 +19,10 @@ test: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest --benchmark
+
+# On a machine with a GPU, by the python3 that holds torch. PROFILE=1 adds ncu, DRY_RUN=1 needs no GPU.
+gpu:
+	$(PYTHON) .ci/gpu.py $(if $(DRY_RUN),--dry-run) $(if $(PROFILE),--profile)
 
 lint: $(VENV)/installed
 	$(BIN)/python -m pip install -q --group dev

@@ -24,16 +24,16 @@ SHAPES = {
 GRADIENT_SHAPES = ["de_seed_trial", "de_online"]
 
 
-def contenders(window: int, n_fft: int, dtype: torch.dtype):
+def contenders(window: int, n_fft: int, dtype: torch.dtype, device: str = "cpu"):
     """Return ours, the natural formulation, and the few bins needed as one matrix product."""
     bins = ops.band_bins(BANDS, SFREQ, n_fft)
     low, high = bins[0][0], bins[-1][1]
     t = torch.arange(window, dtype=torch.float64)
     taper64 = 0.5 - 0.5 * torch.cos(2 * math.pi * t / (window - 1))
     angle = -2 * math.pi * torch.outer(t, torch.arange(low, high, dtype=torch.float64)) / n_fft
-    taper = taper64.to(dtype)
-    dft = (taper64[:, None] * torch.cat([angle.cos(), angle.sin()], 1)).to(dtype)
-    mean = torch.zeros(high - low, len(bins), dtype=dtype)
+    taper = taper64.to(device, dtype)
+    dft = (taper64[:, None] * torch.cat([angle.cos(), angle.sin()], 1)).to(device, dtype)
+    mean = torch.zeros(high - low, len(bins), dtype=dtype, device=device)
     for band, (a, b) in enumerate(bins):
         mean[a - low : b - low, band] = 1 / (b - a)
 

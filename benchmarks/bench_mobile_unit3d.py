@@ -59,16 +59,16 @@ def folded(unit):
     return unit
 
 
-def make_unit(shape):
+def make_unit(shape, device="cpu"):
     torch.manual_seed(0)
-    unit = MobileUnit3d(shape[1])
+    unit = MobileUnit3d(shape[1]).to(device)
     with torch.no_grad():
         for norm in (unit.norm1, unit.norm2):
             norm.weight.uniform_(0.5, 1.5)
             norm.bias.normal_(std=0.2)
         for _ in range(20):
-            unit(torch.randn(shape))  # running statistics
-    return unit, torch.randn(shape)
+            unit(torch.randn(shape, device=device))  # running statistics
+    return unit, torch.randn(shape, device=device)
 
 
 def rivals(bench, unit, call):

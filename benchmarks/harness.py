@@ -179,12 +179,14 @@ def environment(cold: bool) -> dict[str, object]:
 
 def merge_results(path: Path, rows: Iterable[Row]) -> None:
     """Put rows into a file of results, in place of those of the same comparison and settings."""
+    keys = ("name", "shape", "cpu", "threads", "isa", "allocator")
+    merge_rows(path, [row.as_dict() for row in rows], keys)
 
-    def key(row: dict) -> tuple:
-        return tuple(row[k] for k in ("name", "shape", "cpu", "threads", "isa", "allocator"))
 
+def merge_rows(path: Path, rows: Iterable[dict], keys: tuple[str, ...]) -> None:
+    """The same for rows that are dicts, which ``keys`` tell apart."""
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
-    merged = {key(row): row for row in [*kept, *(row.as_dict() for row in rows)]}
+    merged = {tuple(row[k] for k in keys): row for row in [*kept, *rows]}
     path.write_text(json.dumps({"rows": list(merged.values())}, indent=1) + "\n")
 
 

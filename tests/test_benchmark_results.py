@@ -48,7 +48,7 @@ def test_the_table_names_the_best_rival(modules, tmp_path):
     )
 
 
-def test_results_in_the_repository_are_the_table(modules):
+@pytest.mark.parametrize("results", sorted((BENCHMARKS / "results").glob("*.json")))
+def test_results_in_the_repository_are_the_table(modules, results):
     _, table = modules
-    results = BENCHMARKS / "results" / "cpu.json"
     assert results.with_suffix(".md").read_text() == table.table(results)
