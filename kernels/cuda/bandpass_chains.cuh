@@ -12,12 +12,13 @@
 
 #include "bandpass_power.cuh"
 #include "bandpass_scan.cuh"
+#include "bandpass_tiles.cuh"
 
 namespace eegfast {
 namespace {
 
 enum class Pass {
-  kEnds,       // where a span ends from a zero state
+  kEnds,       // where a span ends from a zero state, `lead_tiles` before
   kVariances,  // of each window
   kMeans       // of each window, and the states at the starts of tiles
 };
@@ -34,17 +35,26 @@ class Chain {
         row_(row),
         place_(slot * p.rows + row),
         stride_(p.group[group].count * p.rows),
-        cascade_(p.sections[band_]),
-        segment_(p, span.begin),
+        cascade_(p, band_),
+        first_tile_(kPass == Pass::kEnds ? first_tile(p, span, band_) : 0),
+        segment_(p, span.begin + first_tile_ * kTile),
         edge_(segment_.end()) {
+    const int64_t batch = row / p.n_chans, chan = row % p.n_chans;
+    out_ = (batch * p.windows * p.n_chans + chan) * p.all_bands + p.output_band[band_];
     if (kPass != Pass::kEnds)
       load_start(p, p.forward, span.index, chain_of(p, band_, row), cascade_, 2 * S);
   }
 
+  __device__ static int64_t first_tile(const Launch& p, const Span& span, int band) {
+    const int64_t tiles = (span.end - span.begin + kTile - 1) / kTile;
+    return tiles > p.lead_tiles[band] ? tiles - p.lead_tiles[band] : 0;
+  }
+
   template <class T>
-  __device__ void filter(const T* tile, int64_t time, int count) {
+  __device__ void filter(const T* tile, int64_t index, int64_t time, int count) {
+    if (kPass == Pass::kEnds && index < first_tile_) return;
     if (kPass == Pass::kMeans && time < span_.end) {
-      const int64_t at = span_.index * p_.tiles + (time - span_.begin) / kTile;
+      const int64_t at = span_.index * p_.tiles + index;
       cascade_.save(static_cast<A*>(p_.tile_states[group_]) + at * 2 * S * stride_ + place_,
                     stride_);
     }
@@ -112,9 +122,8 @@ class Chain {
     }
     const double gain = p_.gain[band_];
     const double variance = (square_ - sum_ * mean) / double(p_.window - p_.ddof) * (gain * gain);
-    const int64_t batch = row_ / p_.n_chans, chan = row_ % p_.n_chans;
-    const int64_t at = ((batch * p_.windows + window) * p_.n_chans + chan) * p_.all_bands;
-    store_as(p_.dtype, p_.out, at + p_.output_band[band_], variance < 0 ? 0.0 : variance);
+    const int64_t at = out_ + window * p_.n_chans * p_.all_bands;
+    store_as(p_.dtype, p_.out, at, variance < 0 ? 0.0 : variance);
   }
 
   const Launch& p_;
@@ -123,29 +132,34 @@ class Chain {
   const int64_t row_, place_, stride_;  // the latter among the chains of the group
   Cascade<A, S, Plain> cascade_;
   double sum_ = 0, square_ = 0;  // of the open segment
+  const int64_t first_tile_;
   Segment segment_;
+  int64_t out_;
   int64_t edge_, closed_ = 0;
   bool restarted_ = false;
 };
 
-// T is the type of a tile: double for float64, else float.
-template <class T>
-using Tile = T[kLanes][kTile + 1];
-
 template <class A, class T, int S, bool Plain, Pass kPass>
-__device__ void run_chains(const Launch& p, const Span& span, int group, Tile<T>& tile) {
-  const int64_t first = int64_t(blockIdx.x) * kLanes, row = first + threadIdx.x;
+__device__ void run_chains(const Launch& p, const Span& span, int group, Tile<T>* tiles) {
+  using Own = Chain<A, S, Plain, kPass>;
+  const int64_t row = int64_t(blockIdx.x) * kLanes + threadIdx.x;
   const int64_t end = kPass == Pass::kEnds ? span.end : span.end_of_windows;
-  const int count_of_group = p.group[group].count;
-  const bool live = int(threadIdx.y) < count_of_group && row < p.rows;
-  Chain<A, S, Plain, kPass> chain(p, span, group, live ? int(threadIdx.y) : 0, live ? row : 0);
-  for (int64_t time = span.begin; time < end; time += kTile) {
-    const int count = end - time < kTile ? int(end - time) : kTile;
-    __syncthreads();
-    stage(p, first, time, count, tile);
-    __syncthreads();
-    if (live) chain.filter(tile[threadIdx.x], time, count);
+  const int64_t stop = (end - span.begin + kTile - 1) / kTile;
+  const Launch::Group& bands = p.group[group];
+  const bool live = int(threadIdx.y) < bands.count && row < p.rows;
+  Own chain(p, span, group, live ? int(threadIdx.y) : 0, live ? row : 0);
+  int64_t first = 0;
+  if (kPass == Pass::kEnds) {
+    first = stop;
+    for (int i = 0; i < bands.count; ++i) {
+      const int64_t own = Own::first_tile(p, span, bands.band[i]);
+      if (own < first) first = own;
+    }
   }
+  for_tiles<T>(p, tiles, span.begin, end, first, stop, 1,
+               [&](Tile<T>& tile, int64_t index, int64_t time, int count) {
+                 if (live) chain.filter(tile[threadIdx.x], index, time, count);
+               });
   if (live) chain.finish();
 }
 
@@ -153,13 +167,14 @@ template <class T, int S, bool Plain, Pass kPass>
 __global__ void __launch_bounds__(kLanes* kMaxBands, S > 5   ? 1
                                                      : S > 3 ? 2
                                                              : 3) bandpass_chains(const Launch p) {
-  EEGFAST_SHARED(Tile<T>, tile);
+  using Tiles = Tile<T>[2];
+  EEGFAST_SHARED(Tiles, tiles);
   const Span span(p, blockIdx.y);
   if (p.group[blockIdx.z].count == 0) return;
   if (blockIdx.z == 0)
-    run_chains<T, T, S, Plain, kPass>(p, span, 0, tile);
+    run_chains<T, T, S, Plain, kPass>(p, span, 0, tiles);
   else
-    run_chains<double, T, S, Plain, kPass>(p, span, 1, tile);
+    run_chains<double, T, S, Plain, kPass>(p, span, 1, tiles);
 }
 
 // The states that spans start in, where there are several.

@@ -6,8 +6,8 @@
 // double, by blocks of their own, the others in the signal's type. Up to kMaxBands bands share a
 // launch. Sections with zeros at DC and Nyquist take 3 instructions instead of 5.
 //
-// Per sample, channel and band: 6 (or 10) FLOP a section and 3 for the sums, all but the sums twice
-// where time is cut into spans; 4 bytes read per sample and channel, as often.
+// Per sample, channel and band: 6 (or 10) FLOP a section and 3 for the sums; 4 bytes read per
+// sample and channel; where time is cut into spans the leads come on top of both.
 #include "bandpass_chains.cuh"
 
 namespace eegfast {
@@ -15,7 +15,7 @@ namespace {
 
 template <class T>
 int run(const BandpassPower& p, Launch l, void* stream) {
-  for (int64_t first = 0; first < p.bands; first += kMaxBands) {
+  for (int64_t first = 0; first < p.bands; first += max_bands(p.dtype)) {
     const bool plain = set_bands(l, p, first);
     const int error = with_sections(p.n_sections, plain, [&](auto sections, auto is_plain) {
       constexpr int S = decltype(sections)::value;

@@ -20,8 +20,9 @@ constexpr int kTile = 64;   // samples
 constexpr int kMaxBands = 5, kMaxSections = 10;
 constexpr double kNarrow = 0.03;
 
+template <class A>
 struct Section {
-  double b0, b1, b2, a1, a2;
+  A b0, b1, b2, a1, a2;
 };
 
 // Of one direction in time. Arrays with all rows last; rows are numbered (batch, channel).
@@ -43,6 +44,7 @@ struct Launch {
   int64_t stride_batch, stride_chan, n_chans, n_times, rows, windows, window, step, ddof;
   int64_t span_windows, spans, tiles;  // of a span, the longest
   int bands, all_bands, ring_size;     // of this launch, of all; segments
+  int lead_tiles[kMaxBands];           // what a state depends on, in tiles
   int turn, turns;                     // backward: groups of all launches follow each other
   DType dtype;
   // blockIdx.z = 0: bands in the signal's type; 1: in double.
@@ -51,7 +53,8 @@ struct Launch {
   } group[2];
   int output_band[kMaxBands];
   double gain[kMaxBands];
-  Section sections[kMaxBands][kMaxSections];
+  Section<double> sections[kMaxBands][kMaxSections];
+  Section<float> rounded[kMaxBands][kMaxSections];
 };
 static_assert(sizeof(Launch) <= 4096, "the parameters of a kernel");
 
@@ -104,19 +107,25 @@ struct Span {
 // Biquads in transposed direct form II. Plain: b = (1, 0, -1), the gain taken out.
 template <class A, int S, bool Plain>
 struct Cascade {
-  __device__ explicit Cascade(const Section* sections) {
+  __device__ Cascade(const Launch& p, int band) {
 #pragma unroll
     for (int i = 0; i < S; ++i) {
-      const Section& s = sections[i];
-      a1[i] = A(s.a1);
-      a2[i] = A(s.a2);
+      const Section<A>& s = section(p, band, i, A());
+      a1[i] = s.a1;
+      a2[i] = s.a2;
       if constexpr (!Plain) {
-        b0[i] = A(s.b0);
-        b1[i] = A(s.b1);
-        b2[i] = A(s.b2);
+        b0[i] = s.b0;
+        b1[i] = s.b1;
+        b2[i] = s.b2;
       }
       s1[i] = s2[i] = 0;
     }
+  }
+  __device__ static const Section<double>& section(const Launch& p, int band, int i, double) {
+    return p.sections[band][i];
+  }
+  __device__ static const Section<float>& section(const Launch& p, int band, int i, float) {
+    return p.rounded[band][i];
   }
   __device__ A step(A v) {
 #pragma unroll
@@ -186,36 +195,6 @@ __device__ void load_start(const Launch& p, const States& states, int64_t span, 
   if (p.spans > 1) cascade.load(states.start + span * n * stride + chain, stride);
 }
 
-// Samples time .. time + count - 1 of 32 rows, read along the rows; the whole block.
-template <class IO, class T>
-__device__ void stage_as(const Launch& p, const IO* x, int64_t first, int64_t time, int count,
-                         T (*tile)[kTile + 1]) {
-#pragma unroll 4
-  for (int r = threadIdx.y; r < kLanes; r += blockDim.y) {
-    const int64_t row = first + r < p.rows ? first + r : p.rows - 1;
-    const IO* from = x + row / p.n_chans * p.stride_batch + row % p.n_chans * p.stride_chan + time;
-#pragma unroll
-    for (int i = 0; i < kTile; i += kLanes) {
-      const int t = i + threadIdx.x;
-      if (t < count) tile[r][t] = T(load(from + t));
-    }
-  }
-}
-template <class T>
-__device__ void stage(const Launch& p, int64_t first, int64_t time, int count,
-                      T (*tile)[kTile + 1]) {
-  switch (p.dtype) {
-    case DType::kFloat64:
-      return stage_as(p, static_cast<const double*>(p.x), first, time, count, tile);
-    case DType::kFloat16:
-      return stage_as(p, static_cast<const __half*>(p.x), first, time, count, tile);
-    case DType::kBFloat16:
-      return stage_as(p, static_cast<const __nv_bfloat16*>(p.x), first, time, count, tile);
-    default:
-      return stage_as(p, static_cast<const float*>(p.x), first, time, count, tile);
-  }
-}
-
 inline bool is_narrow(const double* sos, int64_t n_sections) {
   for (int64_t i = 0; i < n_sections; ++i, sos += 6) {
     const double at_dc = 1 + sos[4] + sos[5], at_nyquist = 1 - sos[4] + sos[5];
@@ -228,10 +207,33 @@ inline int padded_sections(int64_t n_sections) {
   return n_sections <= 3 ? (n_sections ? int(n_sections) : 1) : n_sections <= 5 ? 5 : kMaxSections;
 }
 
-// Of the bands first .. first + p.bands - 1. Whether all their sections are plain.
+// Tiles of samples after which a state is forgotten. For |A^n| the largest pole's radius r counts,
+// as r^n, and its neighbours: a factor (1 / ln r)^n_sections is more than any Butterworth filter
+// takes.
+inline int lead_of(const double* sos, int64_t n_sections) {
+  constexpr int kForever = 1 << 30;
+  double radius = 1e-6;
+  for (int64_t i = 0; i < n_sections; ++i, sos += 6) {
+    const double half = sos[4] / 2, square = half * half - sos[5];
+    const double r = square < 0 ? sqrt(sos[5]) : fabs(half) + sqrt(square);
+    if (r > radius) radius = r;
+  }
+  const double decay = -log(radius);
+  if (!(decay > 1e-7)) return kForever;
+  const double growth = decay < 1 ? -double(n_sections) * log(decay) : 0.0;
+  return int((60 * log(2.0) + growth) / decay / kTile) + 1;
+}
+
+// In double a tile of a band takes twice the memory; the backward has room for so many.
+inline int64_t max_bands(DType dtype) {
+  return dtype == DType::kFloat64 ? kMaxBands - 1 : kMaxBands;
+}
+
+// The bands from `first` on, as many as share a launch. Whether all their sections are plain.
 inline bool set_bands(Launch& l, const BandpassPower& p, int64_t first) {
+  const int64_t most = max_bands(p.dtype);
   l.all_bands = int(p.bands);
-  l.bands = int(p.bands - first < kMaxBands ? p.bands - first : kMaxBands);
+  l.bands = int(p.bands - first < most ? p.bands - first : most);
   bool plain = p.n_sections < kMaxSections && p.n_sections == padded_sections(p.n_sections);
   for (int64_t i = 0; i < l.bands * p.n_sections; ++i) {
     const double* sos = p.sos + (first * p.n_sections + i) * 6;
@@ -245,28 +247,42 @@ inline bool set_bands(Launch& l, const BandpassPower& p, int64_t first) {
     group.band[group.count++] = band;
     l.output_band[band] = int(first) + band;
     l.gain[band] = 1;
+    l.lead_tiles[band] = lead_of(sos, p.n_sections);
     for (int i = 0; i < kMaxSections; ++i, sos += 6) {
-      Section& section = l.sections[band][i];
-      section = {1, 0, 0, 0, 0};
-      if (i >= p.n_sections) continue;
-      section = {sos[0], sos[1], sos[2], sos[4], sos[5]};
-      if (plain) l.gain[band] *= sos[0];
+      Section<double>& s = l.sections[band][i];
+      s = {1, 0, 0, 0, 0};
+      if (i < p.n_sections) {
+        s = {sos[0], sos[1], sos[2], sos[4], sos[5]};
+        if (plain) l.gain[band] *= sos[0];
+      }
+      l.rounded[band][i] = {float(s.b0), float(s.b1), float(s.b2), float(s.a1), float(s.a2)};
     }
   }
   return plain;
 }
 
-// Cycles that a pass takes, roughly: a sample's latency, or its instructions where warps share a
-// scheduler; and what the scan and its launch add. Counted for a card of 528 schedulers, so that
-// the same shape gives the same bits on any card.
+// Chooses the spans by the cycles that they should take: a sample's latency, or its instructions
+// where warps share a scheduler; the leads again; the scan and its launches. Counted for a card of
+// 528 schedulers, so that the same shape gives the same bits on any card.
 inline void set_spans(Launch& l) {
-  constexpr int64_t kSchedulers = 528, kLatency = 24, kIssue = 13, kScan = 140, kLaunch = 6000;
+  constexpr int64_t kSchedulers = 528, kLatency = 18, kIssue = 14, kScan = 140, kLaunches = 6000;
   const int64_t warps = (l.rows + kLanes - 1) / kLanes * l.bands, times = l.windows * l.step;
+  const auto larger = [](int64_t a, int64_t b) { return a > b ? a : b; };
   int64_t best = -1;
   for (int64_t spans = 1; spans <= 128 && spans <= l.windows; spans *= 2) {
     const int64_t share = (warps * spans + kSchedulers - 1) / kSchedulers * kIssue;
-    int64_t cycles = times / spans * (share > kLatency ? share : kLatency);
-    if (spans > 1) cycles = 2 * cycles + spans * kScan + kLaunch;
+    const int64_t samples = times / spans;
+    int64_t cycles = samples * larger(share, kLatency);
+    if (spans > 1) {
+      int64_t longest = 0, all = 0;
+      for (int band = 0; band < l.bands; ++band) {
+        const int64_t lead = int64_t(l.lead_tiles[band]) * kTile;
+        const int64_t run = lead < samples ? lead : samples;
+        longest = larger(longest, run);
+        all += run;
+      }
+      cycles += larger(longest * kLatency, all * share / l.bands) + spans * kScan + kLaunches;
+    }
     if (best >= 0 && cycles >= best) continue;
     best = cycles;
     l.span_windows = (l.windows + spans - 1) / spans;
@@ -292,7 +308,7 @@ inline Launch describe(const BandpassPower& p) {
   l.ddof = p.ddof;
   l.dtype = p.dtype;
   l.ring_size = p.step >= p.window ? 0 : int(2 * ((p.window + p.step - 1) / p.step) + 2);
-  l.bands = int(p.bands < kMaxBands ? p.bands : kMaxBands);
+  set_bands(l, p, 0);
   set_spans(l);
   return l;
 }

@@ -32,19 +32,30 @@ class Adjoint {
                      span.index * p.tiles * 2 * S * stride_ + slot * p.rows + row),
         means_(static_cast<const A*>(p.means[group]) + slot * p.rows + row),
         scale_(2 * p.gain[band_] * p.gain[band_] / double(p.window - p.ddof)),
-        cascade_(p.sections[band_]),
-        segment_(p, span.end - 1) {
+        cascade_(p, band_),
+        stop_tile_(from_zero ? lead(p, span, band_) : tiles(span)),
+        segment_(p, last_of(span)) {
     const int64_t batch = row / p.n_chans, chan = row % p.n_chans;
     grad_ = (batch * p.windows * p.n_chans + chan) * p.all_bands + p.output_band[band_];
     if (!from_zero) load_start(p, p.backward, span.index, chain_of(p, band_, row), cascade_, 2 * S);
   }
 
+  __device__ static int64_t tiles(const Span& span) {
+    return (span.end - span.begin + kTile - 1) / kTile;
+  }
+  // Tiles at the span's start that tell where the adjoint filter ends.
+  __device__ static int64_t lead(const Launch& p, const Span& span, int band) {
+    const int64_t all = tiles(span);
+    return all < p.lead_tiles[band] ? all : p.lead_tiles[band];
+  }
+
   // Tiles come in reverse; the result to y.
   template <class T>
-  __device__ void filter(const T* x, A* y, int64_t time, int count) {
+  __device__ void filter(const T* x, A* y, int64_t index, int64_t time, int count) {
+    if (index >= stop_tile_) return;
     A adjoint[2 * S];
     cascade_.save(adjoint, 1);
-    filter_again(x, y, time, count);
+    filter_again(x, y, index, time, count);
     cascade_.load(adjoint, 1);
 
     for (int64_t end = time + count; end > time;) {
@@ -74,11 +85,16 @@ class Adjoint {
   }
 
  private:
+  __device__ int64_t last_of(const Span& span) const {
+    const int64_t end = span.begin + stop_tile_ * kTile;
+    return (end < span.end ? end : span.end) - 1;
+  }
+
   template <class T>
-  __device__ void filter_again(const T* x, A* y, int64_t time, int count) {
+  __device__ void filter_again(const T* x, A* y, int64_t index, int64_t time, int count) {
     Segment segment = segment_;
     while (segment.begin() > time) segment.previous();
-    cascade_.load(tile_states_ + (time - span_.begin) / kTile * 2 * S * stride_, stride_);
+    cascade_.load(tile_states_ + index * 2 * S * stride_, stride_);
     for (int begin = 0; begin < count;) {
       const int64_t edge = segment.end();
       const int end = edge - time < count ? int(edge - time) : count;
@@ -99,6 +115,7 @@ class Adjoint {
   const A *const tile_states_, *const means_;
   const double scale_;
   Cascade<A, S, Plain> cascade_;
+  const int64_t stop_tile_;
   Segment segment_;
   int64_t grad_;
   bool restarted_ = false;
@@ -125,23 +142,29 @@ __device__ void add_bands(const Launch& p, const Tile<A>* y, int bands, int64_t 
 
 template <class A, class T, int S, bool Plain, bool from_zero>
 __device__ void run_adjoints(const Launch& p, const Span& span, int group, unsigned char* shared) {
-  Tile<T>& x = *reinterpret_cast<Tile<T>*>(shared);
-  Tile<A>* y = reinterpret_cast<Tile<A>*>(shared + sizeof(Tile<T>));
+  using Own = Adjoint<A, S, Plain>;
+  Tile<T>* x = reinterpret_cast<Tile<T>*>(shared);
+  Tile<A>* y = reinterpret_cast<Tile<A>*>(shared + 2 * sizeof(Tile<T>));
   const int64_t first = int64_t(blockIdx.x) * kLanes, row = first + threadIdx.x;
-  const int bands = p.group[group].count, slot = threadIdx.y;
-  const bool live = slot < bands && row < p.rows;
-  Adjoint<A, S, Plain> adjoint(p, span, group, live ? slot : 0, live ? row : 0, from_zero);
-  for (int64_t i = (span.end - span.begin - 1) / kTile; i >= 0; --i) {
-    const int64_t time = span.begin + i * kTile;
-    const int count = span.end - time < kTile ? int(span.end - time) : kTile;
-    __syncthreads();
-    stage(p, first, time, count, x);
-    __syncthreads();
-    if (live) adjoint.filter(x[threadIdx.x], y[slot][threadIdx.x], time, count);
-    if (from_zero) continue;
-    __syncthreads();
-    add_bands(p, y, bands, first, time, count);
+  const Launch::Group& bands = p.group[group];
+  const int slot = threadIdx.y;
+  const bool live = slot < bands.count && row < p.rows;
+  Own adjoint(p, span, group, live ? slot : 0, live ? row : 0, from_zero);
+  int64_t tiles = from_zero ? 0 : Own::tiles(span);
+  if (from_zero) {
+    for (int i = 0; i < bands.count; ++i) {
+      const int64_t lead = Own::lead(p, span, bands.band[i]);
+      if (lead > tiles) tiles = lead;
+    }
   }
+  for_tiles<T>(p, x, span.begin, span.end, tiles - 1, -1, -1,
+               [&](Tile<T>& tile, int64_t index, int64_t time, int count) {
+                 if (live)
+                   adjoint.filter(tile[threadIdx.x], y[slot][threadIdx.x], index, time, count);
+                 if (from_zero) return;
+                 __syncthreads();
+                 add_bands(p, y, bands.count, first, time, count);
+               });
   if (from_zero && live) adjoint.finish();
 }
 
@@ -172,7 +195,8 @@ __global__ void __launch_bounds__(kLanes* kMaxBands, S > 5   ? 1
 template <class T, int S, bool Plain, bool from_zero>
 int launch_adjoint(const Launch& l, int group, void* stream) {
   const int bands = l.group[group].count;
-  const size_t bytes = sizeof(Tile<T>) + bands * (group ? sizeof(Tile<double>) : sizeof(Tile<T>));
+  const size_t bytes =
+      2 * sizeof(Tile<T>) + bands * (group ? sizeof(Tile<double>) : sizeof(Tile<T>));
   const dim3 grid(chain_grid(l).x, unsigned(from_zero ? l.spans - 1 : l.spans));
   return launch(bandpass_adjoint<T, S, Plain, from_zero>, grid, dim3(kLanes, unsigned(bands)),
                 bytes, stream, l, group);
@@ -207,7 +231,7 @@ template <class Run>
 int for_launches(const BandpassPower& p, int64_t& bytes, const Run& run) {
   Launch l = describe(p);
   bool plain = false;
-  for (int64_t first = 0; first < p.bands; first += kMaxBands) {
+  for (int64_t first = 0; first < p.bands; first += max_bands(p.dtype)) {
     set_bands(l, p, first);
     l.turns += (l.group[0].count > 0) + (l.group[1].count > 0);
   }
@@ -216,7 +240,7 @@ int for_launches(const BandpassPower& p, int64_t& bytes, const Run& run) {
   if (half && l.turns > 1) common.take(l.sum, l.rows * l.n_times);
   bytes = common.bytes;
   const int n = 2 * padded_sections(p.n_sections);
-  for (int64_t first = 0; first < p.bands; first += kMaxBands) {
+  for (int64_t first = 0; first < p.bands; first += max_bands(p.dtype)) {
     plain = set_bands(l, p, first);
     Workspace workspace = common;
     take_ring(l, workspace);

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kLanes)
   EEGFAST_SHARED(OfLanes, state);
   const int lane = threadIdx.x, band = blockIdx.y;
   for (int j = lane; j < N; j += kLanes) {
-    Cascade<double, S, Plain> unit(p.sections[band]);
+    Cascade<double, S, Plain> unit(p, band);
     double column[N];
 #pragma unroll
     for (int i = 0; i < N; ++i) column[i] = i == j;

@@ -68,6 +68,15 @@ def test_a_long_signal_is_cut_into_spans(emulated, dtype, window, step):
     assert float(out.abs().max()) <= (1e-4 if dtype != torch.float64 else 1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("window, step", [(100, 100), (100, 50), (60, 90)])
+def test_spans_longer_than_what_a_filter_remembers(emulated, dtype, window, step):
+    x = 20 * torch.randn(2, 4000, dtype=dtype)
+    x[0, :] += 5000
+    sos = butterworth(2, bands=[(5, 95), (20, 90), (14, 31), (30, 70)])
+    check(emulated, x, sos, window, step)
+
+
 @pytest.mark.parametrize("order", [1, 2, 4, 5, 7, 10])
 def test_orders(emulated, order):
     for sos in (butterworth(order)[1:], plain(butterworth(order)[1:])):
