@@ -29,47 +29,74 @@ BandpassPower params(DType dtype, const Signal& x, const Tensor& sos, int64_t wi
   return p;
 }
 
-Tensor bandpass_power(const Tensor& x, const Tensor& sos, int64_t window, int64_t step,
-                      int64_t ddof) {
+template <class Run>
+Tensor forward(DType dtype, const Tensor& x, const Tensor& sos, int64_t window, int64_t step,
+               int64_t ddof, const Run& run) {
   const Signal signal = as_signal(x);
   const Tensor flat_sos = as_contiguous(sos);
-  BandpassPower p = params(kernel_dtype("bandpass_power", x), signal, flat_sos, window, step, ddof);
+  BandpassPower p = params(dtype, signal, flat_sos, window, step, ddof);
   Tensor out = empty_like_shape(x, feature_shape(x, p.windows, p.bands));
   p.out = out.mutable_data_ptr();
-  if (out.numel()) bandpass_power_cpu(p, cpu_isa(), torch_threads);
+  if (out.numel()) run(p);
   return out;
 }
 
-Tensor bandpass_power_backward(const Tensor& grad, const Tensor& x, const Tensor& sos,
-                               int64_t window, int64_t step, int64_t ddof) {
+template <class Run>
+Tensor backward(DType dtype, const Tensor& grad, const Tensor& x, const Tensor& sos, int64_t window,
+                int64_t step, int64_t ddof, const Run& run) {
   const Signal signal = as_signal(x);
   const Tensor flat_sos = as_contiguous(sos);
   const Tensor flat_grad = as_contiguous(grad);
-  BandpassPower p = params(kernel_dtype("bandpass_power", x), signal, flat_sos, window, step, ddof);
+  BandpassPower p = params(dtype, signal, flat_sos, window, step, ddof);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   Tensor out = empty_like_shape(x, shape);
   if (grad.numel() == 0) return torch::stable::fill_(out, 0);
   p.grad = flat_grad.const_data_ptr();
   p.out = out.mutable_data_ptr();
-  bandpass_power_backward_cpu(p, cpu_isa(), torch_threads);
+  run(p);
   return out;
 }
 
+Tensor bandpass_power(const Tensor& x, const Tensor& sos, int64_t window, int64_t step,
+                      int64_t ddof) {
+  return forward(kernel_dtype("bandpass_power", x), x, sos, window, step, ddof,
+                 [](const BandpassPower& p) { bandpass_power_cpu(p, cpu_isa(), torch_threads); });
+}
+
+Tensor bandpass_power_backward(const Tensor& grad, const Tensor& x, const Tensor& sos,
+                               int64_t window, int64_t step, int64_t ddof) {
+  return backward(
+      kernel_dtype("bandpass_power", x), grad, x, sos, window, step, ddof,
+      [](const BandpassPower& p) { bandpass_power_backward_cpu(p, cpu_isa(), torch_threads); });
+}
+
 #if defined(EEGFAST_HAS_CUDA_KERNELS)
+void run_on_cuda(BandpassPower p, const Tensor& x, void* stream,
+                 int64_t (*workspace_of)(const BandpassPower&),
+                 int (*launch)(const BandpassPower&, void*)) {
+  const Tensor workspace = workspace_like(x, workspace_of(p));
+  if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
+  check_launch("bandpass_power", launch(p, stream));
+}
+
 Tensor bandpass_power_on_cuda(const Tensor& x, const Tensor& sos, int64_t window, int64_t step,
                               int64_t ddof) {
   const OnDevice device(x);
-  const Signal signal = as_signal(x);
-  const Tensor flat_sos = as_contiguous(sos);
-  BandpassPower p =
-      params(cuda_kernel_dtype("bandpass_power", x), signal, flat_sos, window, step, ddof);
-  Tensor out = empty_like_shape(x, feature_shape(x, p.windows, p.bands));
-  if (out.numel() == 0) return out;
-  const Tensor workspace = workspace_like(x, bandpass_power_workspace(p));
-  if (workspace.numel()) p.workspace = workspace.mutable_data_ptr();
-  p.out = out.mutable_data_ptr();
-  check_launch("bandpass_power", bandpass_power_cuda(p, device.stream()));
-  return out;
+  return forward(cuda_kernel_dtype("bandpass_power", x), x, sos, window, step, ddof,
+                 [&](const BandpassPower& p) {
+                   run_on_cuda(p, x, device.stream(), bandpass_power_workspace,
+                               bandpass_power_cuda);
+                 });
+}
+
+Tensor bandpass_power_backward_on_cuda(const Tensor& grad, const Tensor& x, const Tensor& sos,
+                                       int64_t window, int64_t step, int64_t ddof) {
+  const OnDevice device(x);
+  return backward(cuda_kernel_dtype("bandpass_power", x), grad, x, sos, window, step, ddof,
+                  [&](const BandpassPower& p) {
+                    run_on_cuda(p, x, device.stream(), bandpass_power_backward_workspace,
+                                bandpass_power_backward_cuda);
+                  });
 }
 #endif
 
@@ -83,7 +110,10 @@ STABLE_TORCH_LIBRARY_IMPL(eegfast, CPU, m) {
 #endif
 
 #if defined(EEGFAST_HAS_CUDA_KERNELS)
-EEGFAST_CUDA_KERNELS(m) { m.impl("bandpass_power", TORCH_BOX(&bandpass_power_on_cuda)); }
+EEGFAST_CUDA_KERNELS(m) {
+  m.impl("bandpass_power", TORCH_BOX(&bandpass_power_on_cuda));
+  m.impl("bandpass_power_backward", TORCH_BOX(&bandpass_power_backward_on_cuda));
+}
 #endif
 
 }  // namespace eegfast

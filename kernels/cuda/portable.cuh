@@ -9,6 +9,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 
 // T& name, one object per block, uninitialised.
@@ -24,6 +25,11 @@ namespace eegfast {
 template <class... Params, class... Args>
 int launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
            const Args&... args) {
+  if (shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
   kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(args...);
   return cudaGetLastError();
 }
@@ -75,6 +81,28 @@ __device__ inline void store(float* to, float value) { *to = value; }
 __device__ inline void store(double* to, double value) { *to = value; }
 __device__ inline void store(__half* to, float value) { *to = __float2half_rn(value); }
 __device__ inline void store(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
+
+// Copies an element to shared memory without waiting for it. What was copied before the last
+// `Later` calls of close_copies() has arrived, for this thread, after wait_for_copies<Later>().
+template <class T>
+__device__ void copy_to_shared(T* to, const T* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  __pipeline_memcpy_async(to, from, sizeof(T));
+#else
+  *to = *from;
+#endif
+}
+__device__ inline void close_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  __pipeline_commit();
+#endif
+}
+template <int Later>
+__device__ void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  __pipeline_wait_prior(Later);
+#endif
+}
 
 // Loads and stores by a type known at run time.
 template <class T>

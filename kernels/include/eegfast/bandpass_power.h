@@ -17,7 +17,7 @@ struct BandpassPower {
   int64_t batch, n_chans, n_times, windows;
   int64_t window, step, bands, n_sections;
   int64_t ddof;
-  void* workspace;  // CUDA: bandpass_power_workspace() bytes on the device
+  void* workspace;  // CUDA: as many bytes as the functions below say, on the device
 };
 
 void bandpass_power_cpu(const BandpassPower& p, Isa isa, ParallelFor parallel_for);
@@ -25,6 +25,8 @@ void bandpass_power_backward_cpu(const BandpassPower& p, Isa isa, ParallelFor pa
 
 // Launch on `stream` (a cudaStream_t) of the current device; return cudaError_t. Up to 10 sections.
 int64_t bandpass_power_workspace(const BandpassPower& p);
+int64_t bandpass_power_backward_workspace(const BandpassPower& p);
 int bandpass_power_cuda(const BandpassPower& p, void* stream);
+int bandpass_power_backward_cuda(const BandpassPower& p, void* stream);
 
 }  // namespace eegfast

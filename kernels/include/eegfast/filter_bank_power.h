@@ -25,9 +25,17 @@ struct FilterBankPower {
   void* grad_x;                // backward: (batch, rows, n_times) contiguous, or null: not wanted
   double* grad_taps;           // backward: (filters, length), or null: not wanted
   int64_t batch, rows, n_times, filters, length, head, tail;
+  void* workspace;  // CUDA: as many bytes as the function below says, on the device
 };
 
 void filter_bank_power_cpu(const FilterBankPower& p, Isa isa, ParallelFor parallel_for);
 void filter_bank_power_backward_cpu(const FilterBankPower& p, Isa isa, ParallelFor parallel_for);
+
+// Launch on `stream` (a cudaStream_t) of the current device; return cudaError_t. Everything lies on
+// the device, and x may be of a half type.
+int64_t filter_bank_power_workspace(const FilterBankPower& p);
+int64_t filter_bank_power_backward_workspace(const FilterBankPower& p);
+int filter_bank_power_cuda(const FilterBankPower& p, void* stream);
+int filter_bank_power_backward_cuda(const FilterBankPower& p, void* stream);
 
 }  // namespace eegfast
