@@ -204,7 +204,7 @@ inline bool is_narrow(const double* sos, int64_t n_sections) {
 }
 
 inline int padded_sections(int64_t n_sections) {
-  return n_sections <= 3 ? (n_sections ? int(n_sections) : 1) : n_sections <= 5 ? 5 : kMaxSections;
+  return n_sections <= 2 ? 2 : n_sections <= 3 ? 3 : n_sections <= 5 ? 5 : kMaxSections;
 }
 
 // Tiles of samples after which a state is forgotten. For |A^n| the largest pole's radius r counts,
@@ -234,7 +234,7 @@ inline bool set_bands(Launch& l, const BandpassPower& p, int64_t first) {
   const int64_t most = max_bands(p.dtype);
   l.all_bands = int(p.bands);
   l.bands = int(p.bands - first < most ? p.bands - first : most);
-  bool plain = p.n_sections < kMaxSections && p.n_sections == padded_sections(p.n_sections);
+  bool plain = p.n_sections == 3 || p.n_sections == 5;
   for (int64_t i = 0; i < l.bands * p.n_sections; ++i) {
     const double* sos = p.sos + (first * p.n_sections + i) * 6;
     plain = plain && sos[1] == 0 && sos[2] == -sos[0] && sos[0] != 0;
@@ -341,10 +341,8 @@ struct Constant {
 template <class Run>
 int with_sections(int64_t n_sections, bool plain, const Run& run) {
   switch (padded_sections(n_sections)) {
-    case 1:
-      return plain ? run(Constant<1>(), Constant<1>()) : run(Constant<1>(), Constant<0>());
     case 2:
-      return plain ? run(Constant<2>(), Constant<1>()) : run(Constant<2>(), Constant<0>());
+      return run(Constant<2>(), Constant<0>());
     case 3:
       return plain ? run(Constant<3>(), Constant<1>()) : run(Constant<3>(), Constant<0>());
     case 5:
