@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <type_traits>
+
+#include "mobile_unit3d_forward_planes.cuh"
 #include "mobile_unit3d_tiles.cuh"
 
 namespace eegfast {
@@ -104,22 +107,6 @@ __global__ void __launch_bounds__(kThreads)
   static_cast<T*>(p.var2)[e] = T(var < 0 ? 0 : var);
 }
 
-// An operator's output may not be its input: statistics that were given are copied.
-template <class IO>
-__device__ void copy_given(const MobileUnit3d& p) {
-  using T = Accumulator<IO>;
-  const auto copy = [](const void* from, void* to, int64_t count) {
-    if (!from) return;
-    for (int64_t i = threadIdx.x; i < count; i += kThreads)
-      static_cast<T*>(to)[i] = static_cast<const T*>(from)[i];
-  };
-  if (blockIdx.x || blockIdx.y || blockIdx.z) return;
-  copy(p.given_mean1, p.mean1, p.channels);
-  copy(p.given_var1, p.var1, p.channels);
-  copy(p.given_mean2, p.mean2, p.expanded);
-  copy(p.given_var2, p.var2, p.expanded);
-}
-
 // One value of r, and its x.
 template <class IO>
 __device__ void put_result(const MobileUnit3d& p, int64_t sample, int64_t c, int64_t voxel,
@@ -192,19 +179,34 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 struct Workspace {
-  explicit Workspace(const MobileUnit3d& p) : statistics(p), tiles(p, false) {
+  explicit Workspace(const MobileUnit3d& p)
+      : statistics(p), tiles(p, false), planes(p, kForwardStep, 1, true) {
+    splits = planes.fits ? planes.splits : tiles.splits;
     const int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
     if (p.batch1) moments += statistics.channel_sums(p) * 8;
     partial = moments + (p.batch2 ? statistics.moments(p) * 8 : 0);
     partial = ceil_div(partial, 16) * 16;
     bytes = partial;
-    if (tiles.splits > 1)
-      bytes += tiles.splits * p.batch * p.channels * unit_volume(p) * element;
+    if (splits > 1)
+      bytes += splits * p.batch * p.channels * unit_volume(p) * element;
   }
   StatisticsPlan statistics;
   TilePlan tiles;
+  PlanePlan planes;
+  int splits;
   int64_t moments = 0, partial, bytes;  // where they begin
 };
+
+template <class IO, class T>
+int expanded_pass(const MobileUnit3d& p, const Workspace& plan, T* partial, void* stream) {
+  if constexpr (std::is_same<T, float>::value) {
+    if (plan.planes.fits) return forward_planes(p, plan.planes, partial, stream);
+  }
+  const TilePlan& tiles = plan.tiles;
+  const dim3 grid{unsigned(tiles.parts), unsigned(tiles.splits), unsigned(tiles.groups)};
+  return launch(unit_forward_tiles<IO>, grid, kThreads, tiles.shared_bytes, stream, p, tiles,
+                partial);
+}
 
 template <class IO>
 int forward(const MobileUnit3d& p, void* stream) {
@@ -224,15 +226,11 @@ int forward(const MobileUnit3d& p, void* stream) {
   if (!error && p.batch2 && p.expanded)
     error = launch(unit_second_statistics<IO>, dim3(unsigned(p.expanded)), kThreads, 0, stream, p,
                    plan.statistics, moments);
-  const TilePlan& tiles = plan.tiles;
-  const dim3 grid{unsigned(tiles.parts), unsigned(tiles.splits), unsigned(tiles.groups)};
-  if (!error)
-    error = launch(unit_forward_tiles<IO>, grid, kThreads, tiles.shared_bytes, stream, p, tiles,
-                   partial);
-  if (!error && tiles.splits > 1) {
+  if (!error) error = expanded_pass<IO>(p, plan, partial, stream);
+  if (!error && plan.splits > 1) {
     const int64_t count = p.batch * p.channels * unit_volume(p);
     error = launch(unit_merge<IO>, dim3(unsigned(smaller(ceil_div(count, kThreads), 2048))),
-                   kThreads, 0, stream, p, partial, tiles.splits);
+                   kThreads, 0, stream, p, partial, plan.splits);
   }
   return error;
 }

@@ -37,11 +37,39 @@ template <class T>
 __device__ T relu(T value) {
   return value <= 0 ? T(0) : value;
 }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <>
+__device__ inline float relu(float value) {
+  float result;
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(value));
+  return result;
+}
+#endif
 
 template <class T>
 __device__ T warp_sum(T value) {
   for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
   return value;
+}
+
+// Sums of N values over the warp, N a power of two up to 32; the lane gets that of lane % N.
+template <int N, class T>
+__device__ T fold_lanes(T (&values)[N]) {
+  const int lane = threadIdx.x % kWarp;
+#pragma unroll
+  for (int half = N / 2; half > 0; half /= 2) {
+    const bool upper = lane & half;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const T kept = upper ? values[i + half] : values[i];
+      const T sent = upper ? values[i] : values[i + half];
+      values[i] = kept + __shfl_xor_sync(kAllLanes, sent, half);
+    }
+  }
+#pragma unroll
+  for (int step = N; step < kWarp; step *= 2)
+    values[0] += __shfl_xor_sync(kAllLanes, values[0], step);
+  return values[0];
 }
 
 using Scratch = double[kThreads];
@@ -177,6 +205,22 @@ template <class IO>
 __device__ Affine<Accumulator<IO>> second_norm(const MobileUnit3d& p, int64_t e) {
   return affine<IO>(p.gamma2, p.beta2, e, statistic<IO>(p.given_mean2, p.mean2, e),
                     statistic<IO>(p.given_var2, p.var2, e), p.eps2);
+}
+
+// An operator's output may not be its input: statistics that were given are copied.
+template <class IO>
+__device__ void copy_given(const MobileUnit3d& p) {
+  using T = Accumulator<IO>;
+  const auto copy = [](const void* from, void* to, int64_t count) {
+    if (!from) return;
+    for (int64_t i = threadIdx.x; i < count; i += kThreads)
+      static_cast<T*>(to)[i] = static_cast<const T*>(from)[i];
+  };
+  if (blockIdx.x || blockIdx.y || blockIdx.z) return;
+  copy(p.given_mean1, p.mean1, p.channels);
+  copy(p.given_var1, p.var1, p.channels);
+  copy(p.given_mean2, p.mean2, p.expanded);
+  copy(p.given_var2, p.var2, p.expanded);
 }
 
 // Moments of a are taken about relu(beta1), the mean before the ReLU: no large numbers cancel.

@@ -59,11 +59,10 @@ struct Buffers {
   int64_t parts;
 };
 
-// Adds up over the warp; lane 0 adds to the sum of the tiles before.
+// Adds to the sum of the tiles before.
 template <class T>
 __device__ void add_sum(T sum, T* to, bool fresh) {
-  sum = warp_sum(sum);
-  if (threadIdx.x % kWarp == 0) *to = fresh ? sum : *to + sum;
+  *to = fresh ? sum : *to + sum;
 }
 
 // q, g and the sums over the tile of the taps' gradients and of g; a warp takes a channel.
@@ -74,10 +73,8 @@ __device__ void filter_gradients(TileBlock<IO>& block, T* slab, bool fresh, bool
   const int64_t width = sums_width(block.p);
   const bool filters = block.p.grad_depthwise != nullptr;
   for (int e = threadIdx.x / kWarp; e < block.e_count; e += kWarps) {
-    T taps[27], grad_taps[27], beta = 0;
+    T taps[27], sums[32] = {};  // the taps' gradients and dbeta2
     block.read_taps(e, taps);
-#pragma unroll
-    for (int k = 0; k < 27; ++k) grad_taps[k] = 0;
     for (int i = lane; i < block.inner_count; i += kWarp) {
       const int place = e * plan.padded + block.inner_place[i];
       T dp = 0;
@@ -85,7 +82,7 @@ __device__ void filter_gradients(TileBlock<IO>& block, T* slab, bool fresh, bool
       for (int k = 0; k < 27; ++k)
         dp += taps[k] * block.expanded_gradient[place - block.step_to(k)];
       const T g = block.expanded[place] <= 0 ? T(0) : dp;
-      beta += g;
+      sums[kBeta] += g;
       block.hidden_gradient[e * plan.inner + i] = g;
       if (!filters) continue;
       const T dq = block.expanded_gradient[place];
@@ -94,16 +91,13 @@ __device__ void filter_gradients(TileBlock<IO>& block, T* slab, bool fresh, bool
       for (int k = 0; k < 27; ++k) {
         const T value = block.expanded[place + block.step_to(k)];
         q += taps[k] * value;
-        grad_taps[k] += dq * value;
+        sums[k] += dq * value;
       }
       block.filtered[e * plan.inner + i] = q;
     }
     if (!write) continue;
-    T* to = slab + (block.e_first + e) * width;
-    add_sum(beta, to + kBeta, fresh);
-    if (!filters) continue;
-#pragma unroll
-    for (int k = 0; k < 27; ++k) add_sum(grad_taps[k], to + k, fresh);
+    const T sum = fold_lanes(sums);
+    if (lane <= kBeta) add_sum(sum, slab + (block.e_first + e) * width + lane, fresh);
   }
 }
 
@@ -125,9 +119,8 @@ __device__ void outer_sums(TileBlock<IO>& block, const T* left, const T* right, 
         for (int j = 0; j < kAtOnce; ++j)
           if (c + j < count) sum[j] += value * from[j * plan.box];
       }
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j)
-        if (c + j < count) add_sum(sum[j], to + c + j, fresh);
+      const T total = fold_lanes(sum);
+      if (lane < kAtOnce && c + lane < count) add_sum(total, to + c + lane, fresh);
     }
   }
 }

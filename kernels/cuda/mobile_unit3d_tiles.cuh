@@ -30,6 +30,8 @@ struct TilePlan {
       c_step = int(smaller(C, larger(16, 2048 / box / 4 * 4)));
       c_group = int(ceil_div(group, c_step) * c_step);
       shared_bytes = bytes(element, backward);
+      for (; shared_bytes > kBudget && e_step > 8; shared_bytes = bytes(element, backward))
+        e_step -= 8;
       if (shared_bytes <= kBudget) break;
       int64_t& largest = th >= td && th >= tw ? th : tw >= td ? tw : td;
       if (largest > (group > 64 ? 2 : 1))
