@@ -1,69 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <type_traits>
+
+#include "mobile_unit3d_backward_planes.cuh"
 #include "mobile_unit3d_tiles.cuh"
 
 namespace eegfast {
 namespace {
-
-// The sums of an expanded channel: 27 taps, dbeta2, S (C values), dW3 (C values).
-constexpr int kBeta = 27, kS = 28;
-__host__ __device__ inline int64_t sums_width(const MobileUnit3d& p) { return kS + 2 * p.channels; }
-
-// Where everything lies in the workspace. Partial results of one launch are added up by the next.
-struct Workspace {
-  explicit Workspace(const MobileUnit3d& p) : statistics(p), tiles(p, true) {
-    const int64_t element = p.dtype == DType::kFloat64 ? 8 : 4, E = p.expanded, C = p.channels;
-    const auto take = [&](int64_t size) {
-      const int64_t first = bytes;
-      bytes += ceil_div(size, 16) * 16;
-      return first;
-    };
-    in_place = tiles.splits == 1 && !half_type(p.dtype);
-    if (p.batch2) moments = take(statistics.moments(p) * 8);
-    slabs = take(tiles.parts * E * sums_width(p) * element);
-    if (!in_place) da = take(tiles.splits * p.batch * C * unit_volume(p) * element);
-    totals = take(E * (sums_width(p) + 2 * C) * 8);
-    corrections = take(E * 2 * 8);
-    mean = take(C * 8);
-    first_sums = take(statistics.channel_sums(p) * 8);
-  }
-  StatisticsPlan statistics;
-  TilePlan tiles;
-  bool in_place;  // da' waits in grad_x
-  int64_t moments = 0, slabs, da = 0, totals, corrections, mean, first_sums, bytes = 0;
-};
-
-// The same, as pointers.
-template <class T>
-struct Buffers {
-  Buffers(const MobileUnit3d& p, const Workspace& plan) {
-    unsigned char* workspace = static_cast<unsigned char*>(p.workspace);
-    const auto doubles = [&](int64_t at) { return reinterpret_cast<double*>(workspace + at); };
-    moments = doubles(plan.moments);
-    slabs = reinterpret_cast<T*>(workspace + plan.slabs);
-    da = plan.in_place ? static_cast<T*>(p.grad_x) : reinterpret_cast<T*>(workspace + plan.da);
-    totals = doubles(plan.totals);
-    corrections = doubles(plan.corrections);
-    mean = doubles(plan.mean);
-    first_sums = doubles(plan.first_sums);
-    splits = plan.tiles.splits;
-    parts = plan.tiles.parts;
-  }
-  double* moments;      // unit_moments
-  T* slabs;             // (parts, E, width)
-  T* da;                // (splits, batch, C, volume): da', then b in the first split
-  double* totals;       // (E, width + 2 C): the slabs' sums, W1[e] and 1 times the moments
-  double* corrections;  // (E, 2): factors of W1[e] in -u and of W1[e]^T W1[e] in -M
-  double* mean;         // (C): of a
-  double* first_sums;   // (parts, C, 2): of b and b (x - mean1)
-  int splits;
-  int64_t parts;
-};
-
-// Adds to the sum of the tiles before.
-template <class T>
-__device__ void add_sum(T sum, T* to, bool fresh) {
-  *to = fresh ? sum : *to + sum;
-}
 
 // q, g and the sums over the tile of the taps' gradients and of g; a warp takes a channel.
 template <class IO, class T>
@@ -376,17 +318,78 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class IO>
-int backward(const MobileUnit3d& p, void* stream) {
-  const Workspace plan(p);
-  const Buffers<Accumulator<IO>> buffers(p, plan);
+// Where everything lies in the workspace.
+struct Workspace {
+  explicit Workspace(const MobileUnit3d& p)
+      : statistics(p),
+        tiles(p, true),
+        planes(p, kBackwardStep, 2, kPlaneSums, false),
+        splits(planes.fits ? planes.splits : tiles.splits),
+        parts(planes.fits ? planes.parts : tiles.parts),
+        in_place(splits == 1 && !half_type(p.dtype)) {
+    const int64_t element = p.dtype == DType::kFloat64 ? 8 : 4, E = p.expanded, C = p.channels;
+    const auto take = [&](int64_t size) {
+      const int64_t first = bytes;
+      bytes += ceil_div(size, 16) * 16;
+      return first;
+    };
+    if (planes.fits) statistics.moment_parts = parts;
+    if (p.batch2) moments = take(statistics.moments(p) * 8);
+    slabs = take(parts * E * sums_width(p) * element);
+    if (!in_place) da = take(splits * p.batch * C * unit_volume(p) * element);
+    totals = take(E * (sums_width(p) + 2 * C) * 8);
+    corrections = take(E * 2 * 8);
+    mean = take(C * 8);
+    first_sums = take(statistics.channel_sums(p) * 8);
+  }
+
+  template <class T>
+  Buffers<T> buffers(const MobileUnit3d& p) const {
+    unsigned char* workspace = static_cast<unsigned char*>(p.workspace);
+    const auto doubles = [&](int64_t at) { return reinterpret_cast<double*>(workspace + at); };
+    Buffers<T> b;
+    b.moments = doubles(moments);
+    b.slabs = reinterpret_cast<T*>(workspace + slabs);
+    b.da = in_place ? static_cast<T*>(p.grad_x) : reinterpret_cast<T*>(workspace + da);
+    b.totals = doubles(totals);
+    b.corrections = doubles(corrections);
+    b.mean = doubles(mean);
+    b.first_sums = doubles(first_sums);
+    b.splits = splits;
+    b.parts = parts;
+    return b;
+  }
+
+  StatisticsPlan statistics;
+  TilePlan tiles;
+  PlanePlan planes;
+  int splits;
+  int64_t parts;
+  bool in_place;  // da' waits in grad_x
+  int64_t moments = 0, slabs, da = 0, totals, corrections, mean, first_sums, bytes = 0;
+};
+
+// Sums, moments and da'.
+template <class IO, class T>
+int expanded_pass(const MobileUnit3d& p, const Workspace& plan, const Buffers<T>& buffers,
+                  void* stream) {
+  if constexpr (std::is_same<T, float>::value) {
+    if (plan.planes.fits) return backward_planes(p, plan.planes, buffers, stream);
+  }
   const TilePlan& tiles = plan.tiles;
   const int64_t moment_blocks = p.batch2 ? plan.statistics.moment_blocks : 0;
   const dim3 grid{unsigned(tiles.parts + moment_blocks), unsigned(tiles.splits),
                   unsigned(tiles.groups)};
+  return launch(unit_backward_tiles<IO>, grid, kThreads, tiles.shared_bytes, stream, p, tiles,
+                plan.statistics, buffers);
+}
+
+template <class IO>
+int backward(const MobileUnit3d& p, void* stream) {
+  const Workspace plan(p);
+  const auto buffers = plan.buffers<Accumulator<IO>>(p);
   const dim3 channel_grid = plan.statistics.channel_grid(p);
-  int error = launch(unit_backward_tiles<IO>, grid, kThreads, tiles.shared_bytes, stream, p, tiles,
-                     plan.statistics, buffers);
+  int error = expanded_pass<IO>(p, plan, buffers, stream);
   if (!error && p.expanded)
     error = launch(unit_finish_second<IO>, dim3(unsigned(p.expanded)), kThreads, 0, stream, p,
                    plan.statistics, buffers);

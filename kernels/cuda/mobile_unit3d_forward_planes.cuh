@@ -29,13 +29,15 @@ __device__ void filter_planes(const PlanePlan& plan, float* channel, const Four*
 #pragma unroll
   for (int d = 0; d < V; ++d) {
     if (d >= plan.depth) break;
-    Four w[kTaps / 4];
-#pragma unroll
-    for (int i = 0; i < kTaps / 4; ++i) w[i] = taps[i];
+    Four w[2][kTapRow];  // taps of the row of the kernel at hand, and of the one before
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float row[6];
       read_row(channel + d * plan.plane + rows[i], first, last, row);
+      if (i < 3) {
+#pragma unroll
+        for (int t = 0; t < kTapRow; ++t) w[i % 2][t] = taps[i * kTapRow + t];
+      }
 #pragma unroll
       for (int m = 0; m < 3; ++m) {
         if ((m == 0 && d == 0) || (m == 2 && d + 1 == V)) continue;
@@ -44,9 +46,10 @@ __device__ void filter_planes(const PlanePlan& plan, float* channel, const Four*
           if (i - j < 0 || i - j > 2) continue;
 #pragma unroll
           for (int k = 0; k < 3; ++k) {
-            const int tap = ((2 - m) * 3 + i - j) * 3 + k;
+            const int tap = (2 - m) * 3 + k;
 #pragma unroll
-            for (int x = 0; x < 4; ++x) sum[m][j][x] += w[tap / 4].v[tap % 4] * row[x + k];
+            for (int x = 0; x < 4; ++x)
+              sum[m][j][x] += w[(i - j) % 2][tap / 4].v[tap % 4] * row[x + k];
           }
         }
       }

@@ -18,13 +18,15 @@ namespace eegfast {
 namespace {
 
 constexpr int kPlaneDepth = 8;  // at most
-constexpr int kTaps = 28;       // 27, and one for vectors of four
+constexpr int kTapRow = 3;       // fours that hold the 9 taps of one row of the kernel
+constexpr int kTaps = 3 * 4 * kTapRow;
 constexpr int kRange = 64;      // expanded channels of a block, at most: their weights are held
 
 struct PlanePlan {
   // `step` expanded channels at a time, in `buffers` sets of planes. With `swizzle`, tiles of two
   // rows are read without bank conflicts, without it tiles of one.
-  PlanePlan(const MobileUnit3d& p, int step, int buffers, bool swizzle) : e_step(step) {
+  // `extra` floats of shared memory are the kernel's own.
+  PlanePlan(const MobileUnit3d& p, int step, int buffers, int extra, bool swizzle) : e_step(step) {
     const int64_t size = p.height * p.width;
     const bool width_fits = p.width == 4 || p.width == 8 || p.width == 16;
     const bool height_fits = p.height >= 2 && p.height <= 64 && (p.height & (p.height - 1)) == 0;
@@ -45,8 +47,8 @@ struct PlanePlan {
     splits = int(larger(splits, ceil_div(chunks, kRange / e_step)));
     parts = smaller(units, 2 * kFilled);
     const int range = int(smaller(kRange, ceil_div(chunks, splits) * e_step));
-    const int floats = buffers * e_step * depth * plane + range * (2 * int(p.channels) + kTaps + 4);
-    shared_bytes = size_t(floats + 2 * int(p.channels)) * sizeof(float);
+    const int weights = range * (2 * int(p.channels) + kTaps + 1) + 2 * int(p.channels);
+    shared_bytes = size_t(buffers * e_step * depth * plane + weights + extra) * sizeof(float);
   }
 
   bool fits;
@@ -81,6 +83,7 @@ class PlaneBlock {
     taps = project + range * (C / 4);
     shift = reinterpret_cast<float*>(taps + range * (kTaps / 4));
     norm = reinterpret_cast<Affine<float>*>(shift + range);
+    rest = reinterpret_cast<float*>(norm + C);
     sample_ = int(threadIdx.x) / size_;
     within_ = int(threadIdx.x) % size_;
     column = place(int(threadIdx.x), 0);
@@ -112,6 +115,12 @@ class PlaneBlock {
       default:
         return read_as(static_cast<const float*>(tensor), channels, skip, to);
     }
+  }
+  __device__ void read_live(const void* tensor, int channels, int skip, float (&to)[C][V]) const {
+    read(tensor, channels, skip, to);
+    if (live) return;
+#pragma unroll
+    for (int i = 0; i < C * V; ++i) to[i / V][i % V] = 0;
   }
   __device__ void read_activated(float (&a)[C][V]) const {
     read(p.x, C, 0, a);
@@ -158,9 +167,10 @@ class PlaneBlock {
   float* planes;
   int e_first, e_count;      // the block's expanded channels
   Four *expand, *project;    // per expanded channel C: scaled W1, W3
-  Four* taps;                // kTaps
+  Four* taps;                // kTaps: [height][depth][width]
   float* shift;              // of the second norm
   Affine<float>* norm;       // the first
+  float* rest;               // the kernel's own
   int column;                // where this thread's column lies in a plane
   bool live;                 // its sample exists
   int64_t sample_index;
@@ -197,10 +207,10 @@ class PlaneBlock {
       reinterpret_cast<float*>(project)[e * C + c] =
           weight(p.project, c * p.expanded + e_first + e);
     }
-    for (int i = threadIdx.x; i < e_count * kTaps; i += kThreads) {
-      const int e = i / kTaps, k = i % kTaps;
-      reinterpret_cast<float*>(taps)[i] =
-          k < 27 ? weight(p.depthwise, int64_t(e_first + e) * 27 + k) : 0.0f;
+    for (int i = threadIdx.x; i < e_count * 27; i += kThreads) {
+      const int e = i / 27, d = i % 27 / 9, h = i % 9 / 3, w = i % 3;
+      reinterpret_cast<float*>(taps)[e * kTaps + h * 4 * kTapRow + d * 3 + w] =
+          weight(p.depthwise, int64_t(e_first) * 27 + i);
     }
   }
 
