@@ -93,7 +93,7 @@ class Statistics {
   std::vector<Tensor> values_;
 };
 
-// run(p, given statistics) computes out, and the statistics that are not given.
+// run(p) computes out, and the statistics that are not given.
 template <class Run>
 Forward forward(const Inputs& inputs, const Tensor& x, DType dtype, const Statistics& statistics,
                 double eps1, double eps2, bool concat, const Run& run) {
@@ -213,6 +213,13 @@ Forward mobile_unit3d_on_cuda(const Tensor& x, const Tensor& gamma1, const Tenso
     return statistics.given(i) ? statistics.given(i)->const_data_ptr() : nullptr;
   };
   return forward(inputs, x, dtype, statistics, eps1, eps2, concat, [&](MobileUnit3d p) {
+    if (!x.numel()) {
+      for (int i = 0; i < 4; ++i) {
+        Tensor to = statistics[i];
+        if (statistics.given(i)) torch::stable::copy_(to, *statistics.given(i));
+      }
+      return;
+    }
     p.given_mean1 = given(0);
     p.given_var1 = given(1);
     p.given_mean2 = given(2);

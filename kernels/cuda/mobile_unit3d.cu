@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kThreads)
 
 struct Workspace {
   explicit Workspace(const MobileUnit3d& p)
-      : statistics(p), tiles(p, false), planes(p, kForwardStep, 1, 0, true) {
+      : statistics(p), tiles(p, false), planes(p, kForwardStep, 1, 0) {
     splits = planes.fits ? planes.splits : tiles.splits;
     const int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
     if (p.batch1) moments += statistics.channel_sums(p) * 8;

@@ -15,8 +15,14 @@ constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kFilled = 264;  // blocks that fill a large card
-constexpr int kRun = 1024;    // voxels that are summed in float before they are added in double
+constexpr int kRun = 1024;  // voxels that are summed in float before they are added in double
+// Blocks that fill a large card. The emulator is a small one: tests see blocks that take several
+// tiles, and several steps of the expanded channels.
+#if defined(__CUDACC__)
+constexpr int kFilled = 264;
+#else
+constexpr int kFilled = 3;
+#endif
 
 __host__ __device__ inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 __host__ __device__ inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -52,24 +58,29 @@ __device__ T warp_sum(T value) {
   return value;
 }
 
-// Sums of N values over the warp, N a power of two up to 32; the lane gets that of lane % N.
+// Sums of N values over the warp, N a power of two up to 32; a lane gets that of lane % N.
 template <int N, class T>
-__device__ T fold_lanes(T (&values)[N]) {
-  const int lane = threadIdx.x % kWarp;
+__device__ T fold_lanes(const T (&values)[N]) {
+  if constexpr (N > 1) {
+    const bool upper = threadIdx.x & (N / 2);
+    T folded[N / 2];
 #pragma unroll
-  for (int half = N / 2; half > 0; half /= 2) {
-    const bool upper = lane & half;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const T kept = upper ? values[i + half] : values[i];
-      const T sent = upper ? values[i] : values[i + half];
-      values[i] = kept + __shfl_xor_sync(kAllLanes, sent, half);
+    for (int i = 0; i < N / 2; ++i) {
+      const T kept = upper ? values[i + N / 2] : values[i];
+      const T sent = upper ? values[i] : values[i + N / 2];
+      folded[i] = kept + __shfl_xor_sync(kAllLanes, sent, N / 2);
     }
+    return fold_lanes(folded);
   }
-#pragma unroll
-  for (int step = N; step < kWarp; step *= 2)
-    values[0] += __shfl_xor_sync(kAllLanes, values[0], step);
   return values[0];
+}
+// The same with lanes that are more than the values.
+template <int N, class T>
+__device__ T fold_warp(const T (&values)[N]) {
+  T sum = fold_lanes(values);
+#pragma unroll
+  for (int step = N; step < kWarp; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+  return sum;
 }
 
 using Scratch = double[kThreads];

@@ -26,7 +26,9 @@ __device__ void filter_gradients(TileBlock<IO>& block, T* slab, bool fresh, bool
       const T g = block.expanded[place] <= 0 ? T(0) : dp;
       sums[kBeta] += g;
       block.hidden_gradient[e * plan.inner + i] = g;
-      if (!filters) continue;
+    }
+    for (int i = lane; filters && i < block.inner_count; i += kWarp) {
+      const int place = e * plan.padded + block.inner_place[i];
       const T dq = block.expanded_gradient[place];
       T q = 0;
 #pragma unroll
@@ -38,7 +40,7 @@ __device__ void filter_gradients(TileBlock<IO>& block, T* slab, bool fresh, bool
       block.filtered[e * plan.inner + i] = q;
     }
     if (!write) continue;
-    const T sum = fold_lanes(sums);
+    const T sum = fold_warp(sums);
     if (lane <= kBeta) add_sum(sum, slab + (block.e_first + e) * width + lane, fresh);
   }
 }
@@ -61,7 +63,7 @@ __device__ void outer_sums(TileBlock<IO>& block, const T* left, const T* right, 
         for (int j = 0; j < kAtOnce; ++j)
           if (c + j < count) sum[j] += value * from[j * plan.box];
       }
-      const T total = fold_lanes(sum);
+      const T total = fold_warp(sum);
       if (lane < kAtOnce && c + lane < count) add_sum(total, to + c + lane, fresh);
     }
   }
@@ -323,7 +325,7 @@ struct Workspace {
   explicit Workspace(const MobileUnit3d& p)
       : statistics(p),
         tiles(p, true),
-        planes(p, kBackwardStep, 2, kPlaneSums, false),
+        planes(p, kBackwardStep, 2, kPlaneSums),
         splits(planes.fits ? planes.splits : tiles.splits),
         parts(planes.fits ? planes.parts : tiles.parts),
         in_place(splits == 1 && !half_type(p.dtype)) {

@@ -24,12 +24,12 @@ struct Tile {
 };
 
 // q and the sums of the taps' gradients. All threads come here; `active`: they have a channel.
-template <int V>
-__device__ void filter_forward(const PlanePlan& plan, bool active, float* p, const float* dq,
+template <int V, int plane>
+__device__ void filter_forward(bool active, float* p, const float* dq,
                                const Four* taps, const Tile& tile, float (&grad_taps)[32]) {
   float sum[3][4] = {}, own[3][4] = {};  // q and dq of the planes before, at and behind
   const auto read_own = [&](int d) {
-    const Four value = *reinterpret_cast<const Four*>(dq + d * plan.plane + tile.rows[1]);
+    const Four value = *reinterpret_cast<const Four*>(dq + d * plane + tile.rows[1]);
 #pragma unroll
     for (int x = 0; x < 4; ++x) own[2][x] = value.v[x];
   };
@@ -43,19 +43,18 @@ __device__ void filter_forward(const PlanePlan& plan, bool active, float* p, con
   };
   const auto write = [&](int d) {
     const Four out{sum[0][0], sum[0][1], sum[0][2], sum[0][3]};
-    if (active) *reinterpret_cast<Four*>(p + d * plan.plane + tile.rows[1]) = out;
+    if (active) *reinterpret_cast<Four*>(p + d * plane + tile.rows[1]) = out;
   };
   if (active) read_own(0);
 #pragma unroll
   for (int d = 0; d < V; ++d) {
-    if (d >= plan.depth) break;
     shift(own);
     if (active) {
-      if (d + 1 < plan.depth) read_own(d + 1);
+      if (d + 1 < V) read_own(d + 1);
 #pragma unroll
       for (int i = 0; i < 3; ++i) {
         float row[6];
-        read_row(p + d * plan.plane + tile.rows[i], tile.first, tile.last, row);
+        read_row(p + d * plane + tile.rows[i], tile.first, tile.last, row);
         Four w[kTapRow];
 #pragma unroll
         for (int j = 0; j < kTapRow; ++j) w[j] = taps[i * kTapRow + j];
@@ -78,12 +77,12 @@ __device__ void filter_forward(const PlanePlan& plan, bool active, float* p, con
     if (d > 0) write(d - 1);
     shift(sum);
   }
-  write(plan.depth - 1);
+  write(V - 1);
 }
 
 // g = dp where p > 0, which bit 4 d + x of `positive` tells; returns its sum.
-template <int V>
-__device__ float filter_backward(const PlanePlan& plan, bool active, float* dq, const Four* taps,
+template <int V, int plane>
+__device__ float filter_backward(bool active, float* dq, const Four* taps,
                                  const Tile& tile, unsigned positive) {
   float sum[3][4] = {}, total = 0;
   const auto write = [&](int d) {
@@ -93,16 +92,15 @@ __device__ float filter_backward(const PlanePlan& plan, bool active, float* dq, 
       out.v[x] = positive >> (4 * d + x) & 1 ? sum[0][x] : 0.0f;
       total += out.v[x];
     }
-    if (active) *reinterpret_cast<Four*>(dq + d * plan.plane + tile.rows[1]) = out;
+    if (active) *reinterpret_cast<Four*>(dq + d * plane + tile.rows[1]) = out;
   };
 #pragma unroll
   for (int d = 0; d < V; ++d) {
-    if (d >= plan.depth) break;
     if (active) {
 #pragma unroll
       for (int i = 0; i < 3; ++i) {
         float row[6];
-        read_row(dq + d * plan.plane + tile.rows[i], tile.first, tile.last, row);
+        read_row(dq + d * plane + tile.rows[i], tile.first, tile.last, row);
         Four w[kTapRow];
 #pragma unroll
         for (int j = 0; j < kTapRow; ++j) w[j] = taps[(2 - i) * kTapRow + j];
@@ -127,13 +125,13 @@ __device__ float filter_backward(const PlanePlan& plan, bool active, float* dq, 
       sum[2][x] = 0;
     }
   }
-  write(plan.depth - 1);
+  write(V - 1);
   return total;
 }
 
 // The unit's share of the moments of a, added to the part's.
-template <int C, int V>
-__device__ void add_moments(const PlaneBlock<C, V>& block, float* partial, double* moments,
+template <int C, int V, class Block>
+__device__ void add_moments(const Block& block, float* partial, double* moments,
                             bool fresh) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   float a[C][V];
@@ -143,8 +141,9 @@ __device__ void add_moments(const PlaneBlock<C, V>& block, float* partial, doubl
     const float origin = relu(load_as<float>(block.p.dtype, block.p.beta1, c));
 #pragma unroll
     for (int d = 0; d < V; ++d)
-      a[c][d] = block.live && d < block.plan.depth ? a[c][d] - origin : 0.0f;
+      a[c][d] = block.live ? a[c][d] - origin : 0.0f;
   }
+  __syncthreads();  // the sums of the unit before are read
 #pragma unroll
   for (int c = 0; c <= C; ++c) {  // the last: the sums themselves
     float sums[C];
@@ -155,7 +154,7 @@ __device__ void add_moments(const PlaneBlock<C, V>& block, float* partial, doubl
 #pragma unroll
       for (int d = 0; d < V; ++d) sums[k] += c < C ? a[c % C][d] * a[k][d] : a[k][d];
     }
-    const float sum = fold_lanes(sums);
+    const float sum = fold_warp(sums);
     if (lane < C) partial[(warp * (C + 1) + c) * C + lane] = sum;
   }
   __syncthreads();
@@ -178,24 +177,25 @@ __device__ float outer_sum(const float (&values)[V], const float (&a)[C][V]) {
 #pragma unroll
     for (int d = 0; d < V; ++d) sums[c] += values[d] * a[c][d];
   }
-  return fold_lanes(sums);
+  return fold_warp(sums);
 }
 
 // Grid (parts, splits of the expanded channels).
-template <int C, int V>
+template <int C, int V, int W>
 __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
     unit_backward_planes(const MobileUnit3d p, const PlanePlan plan, const Buffers<float> buffers) {
+  using Block = PlaneBlock<C, V, W, false>;
   EEGFAST_DYNAMIC_SHARED(float, shared);
-  PlaneBlock<C, V> block(p, plan, shared, 2);
+  Block block(p, plan, shared, 2);
   constexpr int width = kS + 2 * C;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int channel = plan.depth * plan.plane;
+  constexpr int plane = Block::kPlane, channel = Block::kChannel;
   float *const p_planes = block.planes, *const dq_planes = p_planes + kBackwardStep * channel;
   float *const filter_sums = block.rest, *const outer_sums = filter_sums + kFilterSums;
   const int column = (warp % 2 * kWarp + lane) * 4;
   const Tile tile{{block.place(column, -1), block.place(column, 0), block.place(column, 1)},
-                  column % plan.width == 0,
-                  (column + 4) % plan.width == 0};
+                  column % W == 0,
+                  (column + 4) % W == 0};
   const bool filters = p.grad_depthwise != nullptr;
   const int grad_channels = p.concat ? 2 * C : C, skip = p.concat ? C : 0;
   float* slab = buffers.slabs + blockIdx.x * p.expanded * width;
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
     const bool fresh = unit == blockIdx.x;
     block.begin(unit);
     if (p.batch2 && blockIdx.y == 0)
-      add_moments(block, outer_sums, buffers.moments + blockIdx.x * C * (1 + C), fresh);
+      add_moments<C, V>(block, outer_sums, buffers.moments + blockIdx.x * C * (1 + C), fresh);
     float da[C][V] = {};
     for (int e = 0; e < block.e_count; e += kBackwardStep) {
       const int count = block.e_count - e < kBackwardStep ? block.e_count - e : kBackwardStep;
@@ -217,16 +217,14 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
         for (int k = 0; k < count; ++k) {
           block.mix(block.expand + (e + k) * (C / 4), a, block.shift[e + k], values);
 #pragma unroll
-          for (int d = 0; d < V; ++d)
-            if (d < plan.depth) p_own[k * channel + d * plan.plane] = relu(values[d]);
+          for (int d = 0; d < V; ++d) p_own[k * channel + d * plane] = relu(values[d]);
         }
         block.read_live(p.grad, grad_channels, skip, a);
 #pragma unroll 1
         for (int k = 0; k < count; ++k) {
           block.mix(block.project + (e + k) * (C / 4), a, 0.0f, values);
 #pragma unroll
-          for (int d = 0; d < V; ++d)
-            if (d < plan.depth) dq_own[k * channel + d * plan.plane] = values[d];
+          for (int d = 0; d < V; ++d) dq_own[k * channel + d * plane] = values[d];
         }
       }
       __syncthreads();
@@ -238,21 +236,21 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
         unsigned positive = 0;
 #pragma unroll
         for (int d = 0; d < V; ++d) {
-          if (!active || d >= plan.depth) break;
+          if (!active) break;
           const Four value =
-              *reinterpret_cast<const Four*>(own_p + d * plan.plane + tile.rows[1]);
+              *reinterpret_cast<const Four*>(own_p + d * plane + tile.rows[1]);
 #pragma unroll
           for (int x = 0; x < 4; ++x) positive |= unsigned(!(value.v[x] <= 0)) << (4 * d + x);
         }
         float* to = filter_sums + warp * kWarp;
         if (filters) {
           float grad_taps[32] = {};
-          filter_forward<V>(plan, active, own_p, own_dq, taps, tile, grad_taps);
-          const float sum = fold_lanes(grad_taps);
+          filter_forward<V, plane>(active, own_p, own_dq, taps, tile, grad_taps);
+          const float sum = fold_warp(grad_taps);
           if (lane < kBeta) to[lane] = sum;
         }
         const float beta =
-            warp_sum(filter_backward<V>(plan, active, own_dq, taps, tile, positive));
+            warp_sum(filter_backward<V, plane>(active, own_dq, taps, tile, positive));
         if (lane == kBeta) to[lane] = beta;
       }
       __syncthreads();
@@ -262,8 +260,7 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
 #pragma unroll 1
         for (int k = 0; k < count; ++k) {
 #pragma unroll
-          for (int d = 0; d < V; ++d)
-            values[d] = d < plan.depth ? dq_own[k * channel + d * plan.plane] : 0.0f;
+          for (int d = 0; d < V; ++d) values[d] = dq_own[k * channel + d * plane];
           block.spread(block.expand + (e + k) * (C / 4), values, da);
           const float sum = outer_sum<C, V>(values, a);
           if (lane < C) outer_sums[(warp * kBackwardStep + k) * 2 * C + lane] = sum;
@@ -272,8 +269,7 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
 #pragma unroll 1
         for (int k = 0; filters && k < count; ++k) {
 #pragma unroll
-          for (int d = 0; d < V; ++d)
-            values[d] = d < plan.depth ? p_own[k * channel + d * plan.plane] : 0.0f;
+          for (int d = 0; d < V; ++d) values[d] = p_own[k * channel + d * plane];
           const float sum = outer_sum<C, V>(values, a);
           if (lane < C) outer_sums[(warp * kBackwardStep + k) * 2 * C + C + lane] = sum;
         }
@@ -293,13 +289,12 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
       }
     }
     if (!block.live) continue;
-    float* to = buffers.da + blockIdx.y * p.batch * C * plan.depth * block.size() +
+    float* to = buffers.da + blockIdx.y * p.batch * C * V * Block::kSize +
                 block.index(C, 0);
 #pragma unroll
     for (int c = 0; c < C; ++c)
 #pragma unroll
-      for (int d = 0; d < V; ++d)
-        if (d < plan.depth) to[(c * plan.depth + d) * block.size()] = da[c][d];
+      for (int d = 0; d < V; ++d) to[(c * V + d) * Block::kSize] = da[c][d];
   }
 }
 
@@ -309,9 +304,9 @@ inline int backward_planes(const MobileUnit3d& p, const PlanePlan& plan,
   const auto run = [&](auto kernel) {
     return launch(kernel, grid, kThreads, plan.shared_bytes, stream, p, plan, buffers);
   };
-  if (p.channels == 4)
-    return p.depth <= 5 ? run(unit_backward_planes<4, 5>) : run(unit_backward_planes<4, 8>);
-  return p.depth <= 5 ? run(unit_backward_planes<8, 5>) : run(unit_backward_planes<8, 8>);
+  return with_planes(p, [&](auto c, auto v, auto w) {
+    return run(unit_backward_planes<c.value, v.value, w.value>);
+  });
 }
 
 }  // namespace

@@ -11,8 +11,8 @@ namespace {
 constexpr int kForwardStep = kWarps;
 
 // q in place of p; all lanes of a warp take the same expanded channel.
-template <int V>
-__device__ void filter_planes(const PlanePlan& plan, float* channel, const Four* taps,
+template <int V, int plane>
+__device__ void filter_planes(float* channel, const Four* taps,
                               const int (&rows)[4], bool first, bool last) {
   float sum[3][2][4];  // of the planes before, at and behind the one that is read
 #pragma unroll
@@ -23,17 +23,16 @@ __device__ void filter_planes(const PlanePlan& plan, float* channel, const Four*
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const Four out{sum[0][j][0], sum[0][j][1], sum[0][j][2], sum[0][j][3]};
-      *reinterpret_cast<Four*>(channel + d * plan.plane + rows[j + 1]) = out;
+      *reinterpret_cast<Four*>(channel + d * plane + rows[j + 1]) = out;
     }
   };
 #pragma unroll
   for (int d = 0; d < V; ++d) {
-    if (d >= plan.depth) break;
     Four w[2][kTapRow];  // taps of the row of the kernel at hand, and of the one before
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float row[6];
-      read_row(channel + d * plan.plane + rows[i], first, last, row);
+      read_row(channel + d * plane + rows[i], first, last, row);
       if (i < 3) {
 #pragma unroll
         for (int t = 0; t < kTapRow; ++t) w[i % 2][t] = taps[i * kTapRow + t];
@@ -63,20 +62,23 @@ __device__ void filter_planes(const PlanePlan& plan, float* channel, const Four*
       sum[2][i / 4][i % 4] = 0;
     }
   }
-  write(plan.depth - 1);
+  write(V - 1);
 }
 
 // Grid (parts, splits of the expanded channels).
-template <int C, int V>
+template <int C, int V, int W>
 __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
     unit_forward_planes(const MobileUnit3d p, const PlanePlan plan, float* partial) {
+  using Block = PlaneBlock<C, V, W, true>;
   EEGFAST_DYNAMIC_SHARED(float, shared);
-  PlaneBlock<C, V> block(p, plan, shared, 1);
+  Block block(p, plan, shared, 1);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int channel = plan.depth * plan.plane;
+  constexpr int plane = Block::kPlane, channel = Block::kChannel;
+  constexpr int64_t volume = V * Block::kSize;
   // The lane's tile: its first column, and where the four rows lie that it reads.
-  const int strips = plan.width / 4, strip = lane % strips;
-  const int corner = lane / strips * 2 * plan.width + strip * 4;
+  constexpr int strips = W / 4;
+  const int strip = lane % strips;
+  const int corner = lane / strips * 2 * W + strip * 4;
   const int rows[4] = {block.place(corner, -1), block.place(corner, 0), block.place(corner, 1),
                        block.place(corner, 2)};
   copy_given<float>(p);
@@ -95,35 +97,32 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
           float values[V];
           block.mix(block.expand + (e + k) * (C / 4), a, block.shift[e + k], values);
 #pragma unroll
-          for (int d = 0; d < V; ++d)
-            if (d < plan.depth) own[k * channel + d * plan.plane] = relu(values[d]);
+          for (int d = 0; d < V; ++d) own[k * channel + d * plane] = relu(values[d]);
         }
       }
       __syncthreads();
       if (warp < count)
-        filter_planes<V>(plan, block.planes + warp * channel, block.taps + (e + warp) * (kTaps / 4),
+        filter_planes<V, plane>(block.planes + warp * channel, block.taps + (e + warp) * (kTaps / 4),
                          rows, strip == 0, strip + 1 == strips);
       __syncthreads();
 #pragma unroll 2
       for (int k = 0; k < count; ++k) {
         float values[V];
 #pragma unroll
-        for (int d = 0; d < V; ++d)
-          values[d] = d < plan.depth ? own[k * channel + d * plan.plane] : 0.0f;
+        for (int d = 0; d < V; ++d) values[d] = own[k * channel + d * plane];
         block.spread(block.project + (e + k) * (C / 4), values, r);
       }
     }
     if (!block.live) continue;
-    const int64_t count = p.batch * C * plan.depth * block.size();
+    const int64_t count = p.batch * C * volume;
     const int64_t x = block.index(C, 0);
     const int64_t out = block.index(p.concat ? 2 * C : C, 0);
-    const int64_t behind = p.concat ? int64_t(C) * plan.depth * block.size() : 0;
+    const int64_t behind = p.concat ? C * volume : 0;
 #pragma unroll
     for (int c = 0; c < C; ++c)
 #pragma unroll
       for (int d = 0; d < V; ++d) {
-        if (d >= plan.depth) continue;
-        const int64_t step = (c * plan.depth + d) * block.size();
+        const int64_t step = (c * V + d) * Block::kSize;
         if (plan.splits > 1) {
           partial[blockIdx.y * count + x + step] = r[c][d];
           continue;
@@ -141,9 +140,9 @@ inline int forward_planes(const MobileUnit3d& p, const PlanePlan& plan, float* p
   const auto run = [&](auto kernel) {
     return launch(kernel, grid, kThreads, plan.shared_bytes, stream, p, plan, partial);
   };
-  if (p.channels == 4)
-    return p.depth <= 5 ? run(unit_forward_planes<4, 5>) : run(unit_forward_planes<4, 8>);
-  return p.depth <= 5 ? run(unit_forward_planes<8, 5>) : run(unit_forward_planes<8, 8>);
+  return with_planes(p, [&](auto c, auto v, auto w) {
+    return run(unit_forward_planes<c.value, v.value, w.value>);
+  });
 }
 
 }  // namespace

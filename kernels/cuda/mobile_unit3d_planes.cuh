@@ -1,46 +1,42 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The Mobile unit on whole small planes, for 4 or 8 channels, depths up to 8, and planes of up to
-// 256 voxels: what the fast forward and backward kernels share. LDM-EEG's 16 x 16 and 8 x 8 planes
-// are such.
+// The Mobile unit on whole planes of LDM-EEG, 16 x 16 or 8 x 8, of 5 bands or 8 time steps, with 4
+// or 8 channels: what the fast forward and backward kernels share.
 //
 // A block holds as many samples as have 256 columns (height x width) together, and goes through the
 // expanded channels a few at a time. Two mappings alternate, with a barrier between:
-//   - a thread is a column, with its voxels at all depths. It expands (p goes to shared memory, with
+//   - a thread is a column, with its V voxels. It expands (p goes to shared memory, with
 //     a row of zeros above and below each sample) and projects (r stays in registers, C x V).
 //   - a warp is an expanded channel, a lane a tile of neighbouring columns. It filters plane by
 //     plane, each read once; what lies left and right comes from the neighbouring lanes. The result
 //     takes the place of the planes that are done with.
 #pragma once
 
+#include <type_traits>
+
 #include "mobile_unit3d.cuh"
 
 namespace eegfast {
 namespace {
 
-constexpr int kPlaneDepth = 8;  // at most
 constexpr int kTapRow = 3;       // fours that hold the 9 taps of one row of the kernel
 constexpr int kTaps = 3 * 4 * kTapRow;
 constexpr int kRange = 64;      // expanded channels of a block, at most: their weights are held
 
+// Samples of a block, and the floats of a plane of theirs in shared memory.
+__host__ __device__ constexpr int plane_samples(int width) { return kThreads / (width * width); }
+__host__ __device__ constexpr int plane_floats(int width) {
+  return (plane_samples(width) * (width + 1) + 3) / 2 * 2 * width;
+}
+
 struct PlanePlan {
-  // `step` expanded channels at a time, in `buffers` sets of planes. With `swizzle`, tiles of two
-  // rows are read without bank conflicts, without it tiles of one.
+  // `step` expanded channels at a time, in `buffers` sets of planes.
   // `extra` floats of shared memory are the kernel's own.
-  PlanePlan(const MobileUnit3d& p, int step, int buffers, int extra, bool swizzle) : e_step(step) {
-    const int64_t size = p.height * p.width;
-    const bool width_fits = p.width == 4 || p.width == 8 || p.width == 16;
-    const bool height_fits = p.height >= 2 && p.height <= 64 && (p.height & (p.height - 1)) == 0;
+  PlanePlan(const MobileUnit3d& p, int step, int buffers, int extra) : e_step(step) {
     fits = p.dtype != DType::kFloat64 && (p.channels == 4 || p.channels == 8) &&
-           p.depth <= kPlaneDepth && width_fits && height_fits && size <= kThreads &&
-           p.expanded > 0;
+           (p.depth == 5 || p.depth == 8) && (p.width == 8 || p.width == 16) &&
+           p.height == p.width && p.expanded > 0;
     if (!fits) return;
-    height = int(p.height);
-    width = int(p.width);
-    depth = int(p.depth);
-    samples = int(kThreads / size);
-    shift = swizzle ? (width == 16 ? 1 : width == 8 ? 2 : 3) : 30;
-    const int rows = (samples * (height + 1) + 3) / 2 * 2;
-    plane = rows * width;
+    const int samples = plane_samples(int(p.width));
     units = ceil_div(p.batch, samples);
     chunks = int(ceil_div(p.expanded, e_step));
     splits = int(larger(1, smaller(chunks, kFilled / larger(1, smaller(units, kFilled)))));
@@ -48,14 +44,11 @@ struct PlanePlan {
     parts = smaller(units, 2 * kFilled);
     const int range = int(smaller(kRange, ceil_div(chunks, splits) * e_step));
     const int weights = range * (2 * int(p.channels) + kTaps + 1) + 2 * int(p.channels);
-    shared_bytes = size_t(buffers * e_step * depth * plane + weights + extra) * sizeof(float);
+    shared_bytes = size_t(buffers * e_step * int(p.depth) * plane_floats(int(p.width)) + weights + extra) * sizeof(float);
   }
 
   bool fits;
   int e_step;
-  int height, width, depth, samples;
-  int shift;  // of the row's number: the bit that swaps a row with its neighbour
-  int plane;  // floats of a plane of all samples
   int chunks, splits;
   int64_t units, parts;  // sets of samples; blocks that share them
   size_t shared_bytes;
@@ -65,14 +58,18 @@ struct alignas(16) Four {
   float v[4];
 };
 
-template <int C, int V>
+// With `swizzle`, rows are so swapped that tiles of two rows are read without bank conflicts;
+// without it, tiles of one.
+template <int C, int V, int W, bool swizzle>
 class PlaneBlock {
  public:
+  static constexpr int kSize = W * W, kSamples = plane_samples(W), kPlane = plane_floats(W);
+  static constexpr int kChannel = V * kPlane;
+
   __device__ PlaneBlock(const MobileUnit3d& p, const PlanePlan& plan, float* shared, int buffers)
-      : p(p), plan(plan), size_(plan.height * plan.width) {
-    const int channel = plan.depth * plan.plane;
+      : p(p), plan(plan) {
     planes = shared;
-    float* weights = shared + buffers * plan.e_step * channel;
+    float* weights = shared + buffers * plan.e_step * kChannel;
     const int first = plan.chunks * int(blockIdx.y) / plan.splits;
     const int last = plan.chunks * int(blockIdx.y + 1) / plan.splits;
     e_first = first * plan.e_step;
@@ -84,23 +81,24 @@ class PlaneBlock {
     shift = reinterpret_cast<float*>(taps + range * (kTaps / 4));
     norm = reinterpret_cast<Affine<float>*>(shift + range);
     rest = reinterpret_cast<float*>(norm + C);
-    sample_ = int(threadIdx.x) / size_;
-    within_ = int(threadIdx.x) % size_;
+    sample_ = int(threadIdx.x) / kSize;
+    within_ = int(threadIdx.x) % kSize;
     column = place(int(threadIdx.x), 0);
-    for (int i = threadIdx.x; i < buffers * plan.e_step * channel; i += kThreads) planes[i] = 0;
+    for (int i = threadIdx.x; i < buffers * plan.e_step * kChannel; i += kThreads) planes[i] = 0;
     hold_weights();
     __syncthreads();
   }
 
   // Where the row `above` (-1, 0, 1, ...) rows below that of a column lies in a plane.
   __device__ int place(int column, int below) const {
-    const int row = column / plan.width, sample = column / size_;
+    const int row = column / W, sample = column / kSize;
     const int padded = row + sample + 2 + below;  // a row of zeros in front of each sample
-    return (padded ^ (padded >> plan.shift & 1)) * plan.width + column % plan.width;
+    const int swap = swizzle ? padded / (32 / W) & 1 : 0;
+    return (padded ^ swap) * W + column % W;
   }
 
   __device__ void begin(int64_t unit) {
-    const int64_t sample = unit * plan.samples + sample_;
+    const int64_t sample = unit * kSamples + sample_;
     live = sample < p.batch;
     sample_index = live ? sample : p.batch - 1;
   }
@@ -132,9 +130,8 @@ class PlaneBlock {
     }
   }
   __device__ int64_t index(int channels, int c) const {
-    return (sample_index * channels + c) * plan.depth * size_ + within_;
+    return (sample_index * channels + c) * V * kSize + within_;
   }
-  __device__ int size() const { return size_; }
 
   // to(d) = start + sum over c of weights[c] from[c][d].
   __device__ static void mix(const Four* weights, const float (&from)[C][V], float start,
@@ -221,12 +218,26 @@ class PlaneBlock {
     for (int c = 0; c < C; ++c)
 #pragma unroll
       for (int d = 0; d < V; ++d)
-        to[c][d] = d < plan.depth ? load(from + (c * plan.depth + d) * size_) : 0.0f;
+        to[c][d] = load(from + (c * V + d) * kSize);
   }
 
-  const int size_;
   int sample_, within_;
 };
+
+// Calls run with the channels, the depth and the width as constants.
+template <class Run>
+int with_planes(const MobileUnit3d& p, const Run& run) {
+  const auto width = [&](auto c, auto v) {
+    return p.width == 8 ? run(c, v, std::integral_constant<int, 8>())
+                        : run(c, v, std::integral_constant<int, 16>());
+  };
+  const auto depth = [&](auto c) {
+    return p.depth == 5 ? width(c, std::integral_constant<int, 5>())
+                        : width(c, std::integral_constant<int, 8>());
+  };
+  return p.channels == 4 ? depth(std::integral_constant<int, 4>())
+                         : depth(std::integral_constant<int, 8>());
+}
 
 // Six neighbouring values of a row: four of this lane, one on either side, zero beyond the row.
 // All lanes of the warp come here.
