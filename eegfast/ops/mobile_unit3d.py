@@ -7,6 +7,7 @@ from torch import Tensor
 
 from eegfast import reference
 from eegfast.ops._library import check_signal, register, register_autograd, widen_half
+from eegfast.reference.mobile_unit3d import statistics_dtype
 
 MERGES = ("concat", "add")
 
@@ -29,7 +30,9 @@ def _fake(
     concat,
 ):
     out = x.new_empty((x.shape[0], (2 if concat else 1) * x.shape[1], *x.shape[2:]))
-    statistics = (v.new_empty(v.shape) for v in (norm1_weight,) * 2 + (norm2_weight,) * 2)
+    dtype = statistics_dtype(x.dtype)
+    sizes = (norm1_weight.shape,) * 2 + (norm2_weight.shape,) * 2
+    statistics = (x.new_empty(size, dtype=dtype) for size in sizes)
     return out, *statistics
 
 
@@ -124,8 +127,9 @@ def _unit(
     _check(x, parameters, running)
     if merge not in MERGES:
         raise _refuse(f"merge must be one of {MERGES}, got {merge!r}")
+    dtype = statistics_dtype(x.dtype)
     given = [
-        (None, None) if train or mean is None else (mean.to(x.dtype), var.to(x.dtype))
+        (None, None) if train or mean is None else (mean.to(dtype), var.to(dtype))
         for train, (mean, var) in zip(training, running, strict=True)
     ]
     count = x.numel() // x.shape[1] if x.shape[1] else 0

@@ -15,6 +15,11 @@ def _along(vector: Tensor) -> Tensor:
     return vector.view(-1, 1, 1, 1)
 
 
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of statistics, and of all that is computed, for tensors of ``dtype``."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 def _statistics(x: Tensor, mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return those given (fresh copies), or mean and biased variance of ``x``."""
     if mean is not None and var is not None:
@@ -40,7 +45,16 @@ def mobile_unit3d(
     eps2: float,
     concat: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """A norm without ``mean`` and ``var`` takes the batch's; all four are returned, biased."""
+    """A norm without ``mean`` and ``var`` takes the batch's; all four are returned, biased.
+
+    Half types are computed on in float32, which is the statistics' dtype then.
+    """
+    dtype, wide = x.dtype, statistics_dtype(x.dtype)
+    if dtype != wide:
+        parameters = (norm1_weight, norm1_bias, expand_weight, norm2_weight, norm2_bias)
+        tensors = (v.to(wide) for v in (x, *parameters, depthwise_weight, project_weight))
+        out, *statistics = mobile_unit3d(*tensors, mean1, var1, mean2, var2, eps1, eps2, concat)
+        return out.to(dtype), *statistics
     mean1, var1 = _statistics(x, mean1, var1)
     scale1 = norm1_weight / (var1 + eps1).sqrt()
     activated = F.relu((x - _along(mean1)) * _along(scale1) + _along(norm1_bias))
@@ -80,6 +94,15 @@ def mobile_unit3d_backward(
     ``batch1`` and ``batch2``: that norm's statistics came from the batch. Without ``filters`` those
     of the depthwise and the projecting weight are not computed, and empty.
     """
+    dtype, wide = x.dtype, statistics_dtype(x.dtype)
+    if dtype != wide:
+        parameters = (norm1_weight, norm1_bias, expand_weight, norm2_weight, norm2_bias)
+        tensors = (v.to(wide) for v in (grad, x, *parameters, depthwise_weight, project_weight))
+        statistics = (mean1, var1, mean2, var2)
+        grads = mobile_unit3d_backward(
+            *tensors, *statistics, batch1, batch2, eps1, eps2, concat, filters
+        )
+        return tuple(g.to(dtype) for g in grads)
     channels, expanded_channels = x.shape[1], expand_weight.shape[0]
     identity, grad_projected = grad.split(channels, 1) if concat else (grad, grad)
     inverse1, inverse2 = (var1 + eps1).rsqrt(), (var2 + eps2).rsqrt()

@@ -49,6 +49,13 @@ struct MobileUnit3d {
   void* out;  // (batch, concat ? 2 channels : channels, depth, height, width)
   int64_t batch, channels, expanded, depth, height, width;
   double eps1, eps2;
+  // CUDA: statistics that are given are read from here, and copied to those above by forward; null
+  // where they come from the batch, and in backward. All of float where the dtype is a half type.
+  const void* given_mean1;
+  const void* given_var1;
+  const void* given_mean2;
+  const void* given_var2;
+  void* workspace;  // CUDA: mobile_unit3d(_backward)_workspace() bytes on the device
   bool batch1, batch2;  // statistics come from the batch
   bool concat;
 
@@ -66,5 +73,11 @@ struct MobileUnit3d {
 
 void mobile_unit3d_cpu(const MobileUnit3d& p, Isa isa, ParallelFor parallel_for);
 void mobile_unit3d_backward_cpu(const MobileUnit3d& p, Isa isa, ParallelFor parallel_for);
+
+// Launch on `stream` (a cudaStream_t) of the current device; return cudaError_t.
+int64_t mobile_unit3d_workspace(const MobileUnit3d& p);
+int64_t mobile_unit3d_backward_workspace(const MobileUnit3d& p);
+int mobile_unit3d_cuda(const MobileUnit3d& p, void* stream);
+int mobile_unit3d_backward_cuda(const MobileUnit3d& p, void* stream);
 
 }  // namespace eegfast
