@@ -53,9 +53,7 @@ def mobile_unit3d(
     if dtype != wide:
         parameters = (norm1_weight, norm1_bias, expand_weight, norm2_weight, norm2_bias)
         tensors = (v.to(wide) for v in (x, *parameters, depthwise_weight, project_weight))
-        out, *statistics = mobile_unit3d(
-            *tensors, mean1, var1, mean2, var2, eps1, eps2, concat
-        )
+        out, *statistics = mobile_unit3d(*tensors, mean1, var1, mean2, var2, eps1, eps2, concat)
         return out.to(dtype), *statistics
     mean1, var1 = _statistics(x, mean1, var1)
     scale1 = norm1_weight / (var1 + eps1).sqrt()

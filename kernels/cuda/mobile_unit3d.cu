@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t c = blockIdx.y; c < C; c += gridDim.y) {
     const double origin = at<IO>(p.x, c * volume);
     double sum = 0, squares = 0;
-    runs.each(
+    runs.each<4>(
         [&](int64_t sample, int64_t voxel) {
           const double d = at<IO>(p.x, (sample * C + c) * volume + voxel) - origin;
           sum += d;
@@ -187,8 +187,7 @@ struct Workspace {
     partial = moments + (p.batch2 ? statistics.moments(p) * 8 : 0);
     partial = ceil_div(partial, 16) * 16;
     bytes = partial;
-    if (splits > 1)
-      bytes += splits * p.batch * p.channels * unit_volume(p) * element;
+    if (splits > 1) bytes += splits * p.batch * p.channels * unit_volume(p) * element;
   }
   StatisticsPlan statistics;
   TilePlan tiles;
@@ -240,8 +239,7 @@ int forward(const MobileUnit3d& p, void* stream) {
 int64_t mobile_unit3d_workspace(const MobileUnit3d& p) { return Workspace(p).bytes; }
 
 int mobile_unit3d_cuda(const MobileUnit3d& p, void* stream) {
-  return with_dtype(p.dtype,
-                    [&](auto element) { return forward<decltype(element)>(p, stream); });
+  return with_dtype(p.dtype, [&](auto element) { return forward<decltype(element)>(p, stream); });
 }
 
 }  // namespace eegfast

@@ -71,17 +71,18 @@ __device__ void outer_sums(TileBlock<IO>& block, const T* left, const T* right, 
 
 // da' and the sums of every expanded channel; blocks behind plan.parts sum the moments of a.
 template <class IO>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     unit_backward_tiles(const MobileUnit3d p, const TilePlan plan, const StatisticsPlan statistics,
                         const Buffers<Accumulator<IO>> buffers) {
   using T = Accumulator<IO>;
   EEGFAST_DYNAMIC_SHARED(T, shared);
   if (blockIdx.x >= plan.parts) {
     if (blockIdx.y || blockIdx.z) return;
-    moment_task(p, statistics, blockIdx.x - plan.parts, [&](int64_t part, int64_t c, int64_t first) {
-      const auto norm = [&](int64_t k) { return first_norm<IO>(p, k); };
-      sum_moments<IO>(p, statistics, part, c, first, norm, buffers.moments);
-    });
+    moment_task(p, statistics, blockIdx.x - plan.parts,
+                [&](int64_t part, int64_t c, int64_t first) {
+                  const auto norm = [&](int64_t k) { return first_norm<IO>(p, k); };
+                  sum_moments<IO>(p, statistics, part, c, first, norm, buffers.moments);
+                });
     return;
   }
   TileBlock<IO> block(p, plan, shared, true);
@@ -193,12 +194,13 @@ __global__ void __launch_bounds__(kThreads)
     put<IO>(p.grad_expand, e * C + c, scale * grad);
     if (p.grad_project) put<IO>(p.grad_project, c * p.expanded + e, sums[kS + C + c]);
   }
-  if (p.grad_depthwise && threadIdx.x < 27) put<IO>(p.grad_depthwise, e * 27 + threadIdx.x, sums[threadIdx.x]);
+  if (p.grad_depthwise && threadIdx.x < 27)
+    put<IO>(p.grad_depthwise, e * 27 + threadIdx.x, sums[threadIdx.x]);
 }
 
 // da of a part of a channel from da', b = da where a > 0, and its sums; grid (parts, channels).
 template <class IO>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     unit_second_norm(const MobileUnit3d p, const StatisticsPlan plan,
                      const Buffers<Accumulator<IO>> buffers) {
   using T = Accumulator<IO>;
@@ -243,7 +245,7 @@ __global__ void __launch_bounds__(kThreads)
                 terms[k] = {first_norm<IO>(p, first + k), T(total), T(buffers.mean[first + k])};
             });
       T run_sum = 0, run_product = 0;
-      runs.each(
+      runs.each<1>(
           [&](int64_t sample, int64_t voxel) {
             const int64_t i = (sample * C + c) * volume + voxel;
             T da = buffers.da[i];
@@ -307,11 +309,12 @@ __global__ void __launch_bounds__(kThreads)
     const T scale = T(by_b), mean = T(statistic<IO>(nullptr, p.mean1, c));
     const T slope = p.batch1 ? T(-by_b * inverse * dgamma / unit_count(p)) : T(0);
     const T constant = p.batch1 ? T(-by_b * total[0] / unit_count(p)) : T(0);
-    runs.each(
+    runs.each<4>(
         [&](int64_t sample, int64_t voxel) {
           const int64_t i = (sample * C + c) * volume + voxel;
           const T centred = load(static_cast<const IO*>(p.x) + i) - mean;
-          const IO* grad = static_cast<const IO*>(p.grad) + i + (p.concat ? sample * C * volume : 0);
+          const IO* grad =
+              static_cast<const IO*>(p.grad) + i + (p.concat ? sample * C * volume : 0);
           const T dx = buffers.da[i] * scale + (p.batch1 ? centred * slope + constant : T(0));
           store(static_cast<IO*>(p.grad_x) + i, dx + load(grad));
         },
@@ -399,8 +402,8 @@ int backward(const MobileUnit3d& p, void* stream) {
     error = launch(unit_second_norm<IO>, channel_grid, kThreads, 0, stream, p, plan.statistics,
                    buffers);
   if (!error)
-    error = launch(unit_first_norm<IO>, channel_grid, kThreads, 0, stream, p, plan.statistics,
-                   buffers);
+    error =
+        launch(unit_first_norm<IO>, channel_grid, kThreads, 0, stream, p, plan.statistics, buffers);
   return error;
 }
 
@@ -409,8 +412,7 @@ int backward(const MobileUnit3d& p, void* stream) {
 int64_t mobile_unit3d_backward_workspace(const MobileUnit3d& p) { return Workspace(p).bytes; }
 
 int mobile_unit3d_backward_cuda(const MobileUnit3d& p, void* stream) {
-  return with_dtype(p.dtype,
-                    [&](auto element) { return backward<decltype(element)>(p, stream); });
+  return with_dtype(p.dtype, [&](auto element) { return backward<decltype(element)>(p, stream); });
 }
 
 }  // namespace eegfast

@@ -202,7 +202,11 @@ def test_strides_and_empty(emulated):
     statistics = [*running[0], *running[1]]
     options = (*statistics, EPS, EPS, True)
     tail = (*statistics, False, False, EPS, EPS, True, True)
-    for view in (x.transpose(3, 4), x[:, :, :, ::2, 3:], x.to(memory_format=torch.channels_last_3d)):
+    for view in (
+        x.transpose(3, 4),
+        x[:, :, :, ::2, 3:],
+        x.to(memory_format=torch.channels_last_3d),
+    ):
         dense = view.contiguous()
         out = emulated.mobile_unit3d(view, *parameters, *options)[0]
         assert torch.equal(out, emulated.mobile_unit3d(dense, *parameters, *options)[0])
