@@ -115,10 +115,9 @@ Forward forward(const Inputs& inputs, const Tensor& x, DType dtype, const Statis
 
 Forward mobile_unit3d(const Tensor& x, const Tensor& gamma1, const Tensor& beta1,
                       const Tensor& expand, const Tensor& gamma2, const Tensor& beta2,
-                      const Tensor& depthwise, const Tensor& project,
-                      std::optional<Tensor> mean1, std::optional<Tensor> var1,
-                      std::optional<Tensor> mean2, std::optional<Tensor> var2, double eps1,
-                      double eps2, bool concat) {
+                      const Tensor& depthwise, const Tensor& project, std::optional<Tensor> mean1,
+                      std::optional<Tensor> var1, std::optional<Tensor> mean2,
+                      std::optional<Tensor> var2, double eps1, double eps2, bool concat) {
   const DType dtype = kernel_dtype("mobile_unit3d", x);
   const Inputs inputs(x, gamma1, beta1, expand, gamma2, beta2, depthwise, project);
   const Statistics statistics(inputs, {mean1, var1, mean2, var2}, x);
@@ -184,18 +183,16 @@ Backward backward(const Inputs& inputs, DType dtype, const Tensor& grad, const T
 
 Backward mobile_unit3d_backward(const Tensor& grad, const Tensor& x, const Tensor& gamma1,
                                 const Tensor& beta1, const Tensor& expand, const Tensor& gamma2,
-                                const Tensor& beta2, const Tensor& depthwise,
-                                const Tensor& project, const Tensor& mean1, const Tensor& var1,
-                                const Tensor& mean2, const Tensor& var2, bool batch1, bool batch2,
-                                double eps1, double eps2, bool concat, bool filters) {
+                                const Tensor& beta2, const Tensor& depthwise, const Tensor& project,
+                                const Tensor& mean1, const Tensor& var1, const Tensor& mean2,
+                                const Tensor& var2, bool batch1, bool batch2, double eps1,
+                                double eps2, bool concat, bool filters) {
   const DType dtype = kernel_dtype("mobile_unit3d", x);
   const Inputs inputs(x, gamma1, beta1, expand, gamma2, beta2, depthwise, project);
-  return backward(inputs, dtype, grad, x,
-                  {gamma1, beta1, expand, gamma2, beta2, depthwise, project},
-                  {mean1, var1, mean2, var2}, batch1, batch2, eps1, eps2, concat, filters,
-                  [](const MobileUnit3d& p) {
-                    mobile_unit3d_backward_cpu(p, cpu_isa(), torch_threads);
-                  });
+  return backward(
+      inputs, dtype, grad, x, {gamma1, beta1, expand, gamma2, beta2, depthwise, project},
+      {mean1, var1, mean2, var2}, batch1, batch2, eps1, eps2, concat, filters,
+      [](const MobileUnit3d& p) { mobile_unit3d_backward_cpu(p, cpu_isa(), torch_threads); });
 }
 
 #if defined(EEGFAST_HAS_CUDA_KERNELS)
@@ -230,24 +227,24 @@ Forward mobile_unit3d_on_cuda(const Tensor& x, const Tensor& gamma1, const Tenso
   });
 }
 
-Backward mobile_unit3d_backward_on_cuda(
-    const Tensor& grad, const Tensor& x, const Tensor& gamma1, const Tensor& beta1,
-    const Tensor& expand, const Tensor& gamma2, const Tensor& beta2, const Tensor& depthwise,
-    const Tensor& project, const Tensor& mean1, const Tensor& var1, const Tensor& mean2,
-    const Tensor& var2, bool batch1, bool batch2, double eps1, double eps2, bool concat,
-    bool filters) {
+Backward mobile_unit3d_backward_on_cuda(const Tensor& grad, const Tensor& x, const Tensor& gamma1,
+                                        const Tensor& beta1, const Tensor& expand,
+                                        const Tensor& gamma2, const Tensor& beta2,
+                                        const Tensor& depthwise, const Tensor& project,
+                                        const Tensor& mean1, const Tensor& var1,
+                                        const Tensor& mean2, const Tensor& var2, bool batch1,
+                                        bool batch2, double eps1, double eps2, bool concat,
+                                        bool filters) {
   const OnDevice device(x);
   const DType dtype = cuda_kernel_dtype("mobile_unit3d", x);
   const Inputs inputs(x, gamma1, beta1, expand, gamma2, beta2, depthwise, project);
-  return backward(inputs, dtype, grad, x,
-                  {gamma1, beta1, expand, gamma2, beta2, depthwise, project},
-                  {mean1, var1, mean2, var2}, batch1, batch2, eps1, eps2, concat, filters,
-                  [&](MobileUnit3d p) {
-                    const Tensor workspace =
-                        workspace_like(x, mobile_unit3d_backward_workspace(p));
-                    p.workspace = workspace.mutable_data_ptr();
-                    check_launch("mobile_unit3d", mobile_unit3d_backward_cuda(p, device.stream()));
-                  });
+  return backward(
+      inputs, dtype, grad, x, {gamma1, beta1, expand, gamma2, beta2, depthwise, project},
+      {mean1, var1, mean2, var2}, batch1, batch2, eps1, eps2, concat, filters, [&](MobileUnit3d p) {
+        const Tensor workspace = workspace_like(x, mobile_unit3d_backward_workspace(p));
+        p.workspace = workspace.mutable_data_ptr();
+        check_launch("mobile_unit3d", mobile_unit3d_backward_cuda(p, device.stream()));
+      });
 }
 #endif
 

@@ -34,9 +34,7 @@ __host__ __device__ inline int64_t unit_volume(const MobileUnit3d& p) {
 __host__ __device__ inline double unit_count(const MobileUnit3d& p) {
   return double(p.batch) * double(unit_volume(p));
 }
-inline bool half_type(DType dtype) {
-  return dtype == DType::kFloat16 || dtype == DType::kBFloat16;
-}
+inline bool half_type(DType dtype) { return dtype == DType::kFloat16 || dtype == DType::kBFloat16; }
 
 // A NaN stays a NaN.
 template <class T>
@@ -88,8 +86,7 @@ using Scratch = double[kThreads];
 // Calls use(column, total) in one thread for each of n columns; a column is the sum of
 // value(column, share, shares) over shares threads. The whole block comes here.
 template <class Value, class Use>
-__device__ void sum_columns(Scratch& scratch, int64_t n, const Value& value,
-                            const Use& use) {
+__device__ void sum_columns(Scratch& scratch, int64_t n, const Value& value, const Use& use) {
   int width = 1;
   while (width < kThreads && width < n) width *= 2;
   const int share = int(threadIdx.x) / width, shares = kThreads / width;
@@ -143,13 +140,13 @@ class Runs {
     row_ = thread / lanes;
     rows_ = threads / lanes;
   }
-  // use(sample, voxel), and flush() behind each run.
-  template <class Use, class Flush>
+  // use(sample, voxel), `ahead` at a time, and flush() behind each run.
+  template <int ahead, class Use, class Flush>
   __device__ void each(const Use& use, const Flush& flush) const {
     for (int64_t run = first_ + row_; run < last_; run += rows_) {
       const int64_t sample = run / per_sample_, begin = run % per_sample_ * kRun;
       const int64_t end = smaller(begin + kRun, volume_);
-#pragma unroll 4
+#pragma unroll ahead
       for (int64_t voxel = begin + lane_; voxel < end; voxel += lanes_) use(sample, voxel);
       flush();
     }
@@ -263,7 +260,7 @@ __device__ void sum_moments(const MobileUnit3d& p, const StatisticsPlan& plan, i
     total[k] = 0;
   }
   Runs(p, part, plan.moment_parts, lane, kWarp)
-      .each(
+      .each<1>(
           [&](int64_t sample, int64_t voxel) {
             const IO* x = static_cast<const IO*>(p.x) + sample * C * volume + voxel;
             const T a = relu(load(x + c * volume) * own.scale + own.shift) - own_origin;

@@ -17,102 +17,69 @@ constexpr int kBackwardStep = kWarps / 2;
 constexpr int kFilterSums = kWarps * kWarp;
 constexpr int kPlaneSums = kFilterSums + kWarps * 72;
 
-// A lane's tile: where the rows above, at and below lie in a plane, and whether it ends the row.
+// A lane's tile: where it lies in a plane, and whether it is the first or the last of its row.
 struct Tile {
-  int rows[3];
+  int place;
   bool first, last;
 };
 
-// q and the sums of the taps' gradients. All threads come here; `active`: they have a channel.
-template <int V, int plane>
-__device__ void filter_forward(bool active, float* p, const float* dq,
-                               const Four* taps, const Tile& tile, float (&grad_taps)[32]) {
-  float sum[3][4] = {}, own[3][4] = {};  // q and dq of the planes before, at and behind
-  const auto read_own = [&](int d) {
-    const Four value = *reinterpret_cast<const Four*>(dq + d * plane + tile.rows[1]);
-#pragma unroll
-    for (int x = 0; x < 4; ++x) own[2][x] = value.v[x];
-  };
-  const auto shift = [](float (&planes)[3][4]) {
-#pragma unroll
-    for (int x = 0; x < 4; ++x) {
-      planes[0][x] = planes[1][x];
-      planes[1][x] = planes[2][x];
-      planes[2][x] = 0;
-    }
-  };
-  const auto write = [&](int d) {
-    const Four out{sum[0][0], sum[0][1], sum[0][2], sum[0][3]};
-    if (active) *reinterpret_cast<Four*>(p + d * plane + tile.rows[1]) = out;
-  };
-  if (active) read_own(0);
+// The sums of the taps' gradients: of dq at a voxel times p around it.
+template <int V, int W>
+__device__ void sum_taps(const float* p, const float* dq, const Tile& tile, float (&sums)[32]) {
+  constexpr int plane = plane_floats(W);
+  Four own[3] = {};  // dq of the planes before, at and behind the one of p that is read
+  own[2] = *reinterpret_cast<const Four*>(dq + tile.place);
 #pragma unroll
   for (int d = 0; d < V; ++d) {
-    shift(own);
-    if (active) {
-      if (d + 1 < V) read_own(d + 1);
+    own[0] = own[1];
+    own[1] = own[2];
+    if (d + 1 < V) own[2] = *reinterpret_cast<const Four*>(dq + (d + 1) * plane + tile.place);
 #pragma unroll
-      for (int i = 0; i < 3; ++i) {
-        float row[6];
-        read_row(p + d * plane + tile.rows[i], tile.first, tile.last, row);
-        Four w[kTapRow];
+    for (int i = 0; i < 3; ++i) {
+      float row[6];
+      read_row(p + d * plane + tile.place + (i - 1) * W, tile.first, tile.last, row);
 #pragma unroll
-        for (int j = 0; j < kTapRow; ++j) w[j] = taps[i * kTapRow + j];
+      for (int m = 0; m < 3; ++m) {
+        if ((m == 0 && d == 0) || (m == 2 && d + 1 == V)) continue;
 #pragma unroll
-        for (int m = 0; m < 3; ++m) {
-          if ((m == 0 && d == 0) || (m == 2 && d + 1 == V)) continue;
+        for (int k = 0; k < 3; ++k)
 #pragma unroll
-          for (int k = 0; k < 3; ++k) {
-            const int tap = (2 - m) * 3 + k;
-#pragma unroll
-            for (int x = 0; x < 4; ++x) {
-              sum[m][x] += w[tap / 4].v[tap % 4] * row[x + k];
-              grad_taps[(2 - m) * 9 + i * 3 + k] += own[m][x] * row[x + k];
-            }
-          }
-        }
+          for (int x = 0; x < 4; ++x) sums[(2 - m) * 9 + i * 3 + k] += own[m].v[x] * row[x + k];
       }
     }
-    __syncthreads();
-    if (d > 0) write(d - 1);
-    shift(sum);
+    __syncwarp();  // or the compiler reads planes ahead, into registers that there are not
   }
-  write(V - 1);
 }
 
-// g = dp where p > 0, which bit 4 d + x of `positive` tells; returns its sum.
-template <int V, int plane>
-__device__ float filter_backward(bool active, float* dq, const Four* taps,
-                                 const Tile& tile, unsigned positive) {
-  float sum[3][4] = {}, total = 0;
+// The channel's planes filtered, in place, plane by plane with a barrier before each: two warps
+// read them. `forward`: q from p, else dp from dq; finish(d, x, value) is what is written.
+template <int V, int W, bool forward, class Finish>
+__device__ void filter(float* planes, const Four* taps, const Tile& tile, const Finish& finish) {
+  constexpr int plane = plane_floats(W);
+  float sum[3][4] = {};  // of the planes before, at and behind the one that is read
   const auto write = [&](int d) {
     Four out;
 #pragma unroll
-    for (int x = 0; x < 4; ++x) {
-      out.v[x] = positive >> (4 * d + x) & 1 ? sum[0][x] : 0.0f;
-      total += out.v[x];
-    }
-    if (active) *reinterpret_cast<Four*>(dq + d * plane + tile.rows[1]) = out;
+    for (int x = 0; x < 4; ++x) out.v[x] = finish(d, x, sum[0][x]);
+    *reinterpret_cast<Four*>(planes + d * plane + tile.place) = out;
   };
 #pragma unroll
   for (int d = 0; d < V; ++d) {
-    if (active) {
 #pragma unroll
-      for (int i = 0; i < 3; ++i) {
-        float row[6];
-        read_row(dq + d * plane + tile.rows[i], tile.first, tile.last, row);
-        Four w[kTapRow];
+    for (int i = 0; i < 3; ++i) {
+      float row[6];
+      read_row(planes + d * plane + tile.place + (i - 1) * W, tile.first, tile.last, row);
+      Four w[kTapRow];
 #pragma unroll
-        for (int j = 0; j < kTapRow; ++j) w[j] = taps[(2 - i) * kTapRow + j];
+      for (int j = 0; j < kTapRow; ++j) w[j] = taps[(forward ? i : 2 - i) * kTapRow + j];
 #pragma unroll
-        for (int m = 0; m < 3; ++m) {
-          if ((m == 0 && d == 0) || (m == 2 && d + 1 == V)) continue;
+      for (int m = 0; m < 3; ++m) {
+        if ((m == 0 && d == 0) || (m == 2 && d + 1 == V)) continue;
 #pragma unroll
-          for (int k = 0; k < 3; ++k) {
-            const int tap = m * 3 + 2 - k;
+        for (int k = 0; k < 3; ++k) {
+          const int tap = forward ? (2 - m) * 3 + k : m * 3 + 2 - k;
 #pragma unroll
-            for (int x = 0; x < 4; ++x) sum[m][x] += w[tap / 4].v[tap % 4] * row[x + k];
-          }
+          for (int x = 0; x < 4; ++x) sum[m][x] += w[tap / 4].v[tap % 4] * row[x + k];
         }
       }
     }
@@ -126,13 +93,11 @@ __device__ float filter_backward(bool active, float* dq, const Four* taps,
     }
   }
   write(V - 1);
-  return total;
 }
 
 // The unit's share of the moments of a, added to the part's.
 template <int C, int V, class Block>
-__device__ void add_moments(const Block& block, float* partial, double* moments,
-                            bool fresh) {
+__device__ void add_moments(const Block& block, float* partial, double* moments, bool fresh) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   float a[C][V];
   block.read_activated(a);
@@ -140,8 +105,7 @@ __device__ void add_moments(const Block& block, float* partial, double* moments,
   for (int c = 0; c < C; ++c) {
     const float origin = relu(load_as<float>(block.p.dtype, block.p.beta1, c));
 #pragma unroll
-    for (int d = 0; d < V; ++d)
-      a[c][d] = block.live ? a[c][d] - origin : 0.0f;
+    for (int d = 0; d < V; ++d) a[c][d] = block.live ? a[c][d] - origin : 0.0f;
   }
   __syncthreads();  // the sums of the unit before are read
 #pragma unroll
@@ -158,10 +122,11 @@ __device__ void add_moments(const Block& block, float* partial, double* moments,
     if (lane < C) partial[(warp * (C + 1) + c) * C + lane] = sum;
   }
   __syncthreads();
-  if (threadIdx.x < C * (C + 1)) {
-    const int c = threadIdx.x / C, k = threadIdx.x % C;
+  const int thread = thread_anew();
+  if (thread < C * (C + 1)) {
+    const int c = thread / C, k = thread % C;
     double sum = 0;
-    for (int i = 0; i < kWarps; ++i) sum += double(partial[i * C * (C + 1) + threadIdx.x]);
+    for (int i = 0; i < kWarps; ++i) sum += double(partial[i * C * (C + 1) + thread]);
     double* to = moments + (c < C ? C + c * C + k : k);
     *to = fresh ? sum : *to + sum;
   }
@@ -182,26 +147,20 @@ __device__ float outer_sum(const float (&values)[V], const float (&a)[C][V]) {
 
 // Grid (parts, splits of the expanded channels).
 template <int C, int V, int W>
-__global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, C* V > 40 ? 1 : 2)
     unit_backward_planes(const MobileUnit3d p, const PlanePlan plan, const Buffers<float> buffers) {
-  using Block = PlaneBlock<C, V, W, false>;
+  using Block = PlaneBlock<C, V, W, 2 * kBackwardStep, kPlaneSums, false>;
   EEGFAST_DYNAMIC_SHARED(float, shared);
-  Block block(p, plan, shared, 2);
+  Block block(p, plan, shared);
   constexpr int width = kS + 2 * C;
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   constexpr int plane = Block::kPlane, channel = Block::kChannel;
   float *const p_planes = block.planes, *const dq_planes = p_planes + kBackwardStep * channel;
   float *const filter_sums = block.rest, *const outer_sums = filter_sums + kFilterSums;
-  const int column = (warp % 2 * kWarp + lane) * 4;
-  const Tile tile{{block.place(column, -1), block.place(column, 0), block.place(column, 1)},
-                  column % W == 0,
-                  (column + 4) % W == 0};
   const bool filters = p.grad_depthwise != nullptr;
   const int grad_channels = p.concat ? 2 * C : C, skip = p.concat ? C : 0;
-  float* slab = buffers.slabs + blockIdx.x * p.expanded * width;
 
-  for (int64_t unit = blockIdx.x; unit < plan.units; unit += plan.parts) {
-    const bool fresh = unit == blockIdx.x;
+  for (int unit = blockIdx.x; unit < plan.units; unit += plan.parts) {
+    const bool fresh = unit == int(blockIdx.x);
     block.begin(unit);
     if (p.batch2 && blockIdx.y == 0)
       add_moments<C, V>(block, outer_sums, buffers.moments + blockIdx.x * C * (1 + C), fresh);
@@ -229,32 +188,40 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
       }
       __syncthreads();
       {
-        const int k = warp / 2;
-        const bool active = k < count;
+        const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+        const int column = (warp % 2 * kWarp + lane) * 4;
+        const Tile tile{block.place(column, 0), column % W == 0, (column + 4) % W == 0};
+        const int k = warp / 2;  // without a channel: what nobody reads
         float *own_p = p_planes + k * channel, *own_dq = dq_planes + k * channel;
         const Four* taps = block.taps + (e + k) * (kTaps / 4);
         unsigned positive = 0;
 #pragma unroll
         for (int d = 0; d < V; ++d) {
-          if (!active) break;
-          const Four value =
-              *reinterpret_cast<const Four*>(own_p + d * plane + tile.rows[1]);
+          const Four value = *reinterpret_cast<const Four*>(own_p + d * plane + tile.place);
 #pragma unroll
           for (int x = 0; x < 4; ++x) positive |= unsigned(!(value.v[x] <= 0)) << (4 * d + x);
         }
+        __syncwarp();
         float* to = filter_sums + warp * kWarp;
         if (filters) {
-          float grad_taps[32] = {};
-          filter_forward<V, plane>(active, own_p, own_dq, taps, tile, grad_taps);
-          const float sum = fold_warp(grad_taps);
+          float sums[32] = {};
+          sum_taps<V, W>(own_p, own_dq, tile, sums);
+          const float sum = fold_warp(sums);
           if (lane < kBeta) to[lane] = sum;
+          filter<V, W, true>(own_p, taps, tile, [](int, int, float q) { return q; });
         }
-        const float beta =
-            warp_sum(filter_backward<V, plane>(active, own_dq, taps, tile, positive));
+        float beta = 0;
+        filter<V, W, false>(own_dq, taps, tile, [&](int d, int x, float dp) {
+          const float g = positive >> (4 * d + x) & 1 ? dp : 0.0f;
+          beta += g;
+          return g;
+        });
+        beta = warp_sum(beta);
         if (lane == kBeta) to[lane] = beta;
       }
       __syncthreads();
       {
+        const int thread = thread_anew(), warp = thread / kWarp, lane = thread % kWarp;
         float a[C][V], values[V];
         block.read_activated(a);
 #pragma unroll 1
@@ -275,8 +242,9 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
         }
       }
       __syncthreads();
-      if (int(threadIdx.x) < count * width) {
-        const int k = threadIdx.x / width, j = threadIdx.x % width;
+      const int thread = thread_anew();
+      if (thread < count * width) {
+        const int k = thread / width, j = thread % width;
         float sum = 0;
         if (j < kS) {
           if (filters || j == kBeta)
@@ -285,12 +253,12 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
           for (int i = 0; i < kWarps; ++i)
             sum += outer_sums[(i * kBackwardStep + k) * 2 * C + j - kS];
         }
-        add_sum(sum, slab + int64_t(block.e_first + e + k) * width + j, fresh);
+        const int64_t row = blockIdx.x * p.expanded + block.e_first + e + k;
+        add_sum(sum, buffers.slabs + row * width + j, fresh);
       }
     }
     if (!block.live) continue;
-    float* to = buffers.da + blockIdx.y * p.batch * C * V * Block::kSize +
-                block.index(C, 0);
+    float* to = buffers.da + blockIdx.y * p.batch * C * V * Block::kSize + block.index(C, 0);
 #pragma unroll
     for (int c = 0; c < C; ++c)
 #pragma unroll

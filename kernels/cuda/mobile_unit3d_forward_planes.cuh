@@ -12,8 +12,8 @@ constexpr int kForwardStep = kWarps;
 
 // q in place of p; all lanes of a warp take the same expanded channel.
 template <int V, int plane>
-__device__ void filter_planes(float* channel, const Four* taps,
-                              const int (&rows)[4], bool first, bool last) {
+__device__ void filter_planes(float* channel, const Four* taps, const int (&rows)[4], bool first,
+                              bool last) {
   float sum[3][2][4];  // of the planes before, at and behind the one that is read
 #pragma unroll
   for (int m = 0; m < 3; ++m)
@@ -67,11 +67,11 @@ __device__ void filter_planes(float* channel, const Four* taps,
 
 // Grid (parts, splits of the expanded channels).
 template <int C, int V, int W>
-__global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, C* V > 40 ? 1 : 2)
     unit_forward_planes(const MobileUnit3d p, const PlanePlan plan, float* partial) {
-  using Block = PlaneBlock<C, V, W, true>;
+  using Block = PlaneBlock<C, V, W, kForwardStep, 0, true>;
   EEGFAST_DYNAMIC_SHARED(float, shared);
-  Block block(p, plan, shared, 1);
+  Block block(p, plan, shared);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   constexpr int plane = Block::kPlane, channel = Block::kChannel;
   constexpr int64_t volume = V * Block::kSize;
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
                        block.place(corner, 2)};
   copy_given<float>(p);
 
-  for (int64_t unit = blockIdx.x; unit < plan.units; unit += gridDim.x) {
+  for (int unit = blockIdx.x; unit < plan.units; unit += plan.parts) {
     block.begin(unit);
     float r[C][V] = {};
     for (int e = 0; e < block.e_count; e += kForwardStep) {
@@ -101,9 +101,9 @@ __global__ void __launch_bounds__(kThreads, C * V > 40 ? 1 : 2)
         }
       }
       __syncthreads();
-      if (warp < count)
-        filter_planes<V, plane>(block.planes + warp * channel, block.taps + (e + warp) * (kTaps / 4),
-                         rows, strip == 0, strip + 1 == strips);
+      // Warps without a channel filter what nobody reads.
+      filter_planes<V, plane>(block.planes + warp * channel, block.taps + (e + warp) * (kTaps / 4),
+                              rows, strip == 0, strip + 1 == strips);
       __syncthreads();
 #pragma unroll 2
       for (int k = 0; k < count; ++k) {

@@ -18,14 +18,19 @@
 namespace eegfast {
 namespace {
 
-constexpr int kTapRow = 3;       // fours that hold the 9 taps of one row of the kernel
+constexpr int kTapRow = 3;  // fours that hold the 9 taps of one row of the kernel
 constexpr int kTaps = 3 * 4 * kTapRow;
-constexpr int kRange = 64;      // expanded channels of a block, at most: their weights are held
+constexpr int kRange = 64;  // expanded channels of a block, at most: their weights are held
 
 // Samples of a block, and the floats of a plane of theirs in shared memory.
 __host__ __device__ constexpr int plane_samples(int width) { return kThreads / (width * width); }
 __host__ __device__ constexpr int plane_floats(int width) {
   return (plane_samples(width) * (width + 1) + 3) / 2 * 2 * width;
+}
+
+// Planes of `held` channels, what is the kernel's own, the weights and the first norm.
+__host__ __device__ constexpr int plane_shared_floats(int C, int V, int W, int held, int extra) {
+  return held * V * plane_floats(W) + extra + kRange * (2 * C + kTaps + 1) + 2 * C;
 }
 
 struct PlanePlan {
@@ -37,20 +42,20 @@ struct PlanePlan {
            p.height == p.width && p.expanded > 0;
     if (!fits) return;
     const int samples = plane_samples(int(p.width));
-    units = ceil_div(p.batch, samples);
+    units = int(ceil_div(p.batch, samples));
     chunks = int(ceil_div(p.expanded, e_step));
     splits = int(larger(1, smaller(chunks, kFilled / larger(1, smaller(units, kFilled)))));
     splits = int(larger(splits, ceil_div(chunks, kRange / e_step)));
-    parts = smaller(units, 2 * kFilled);
-    const int range = int(smaller(kRange, ceil_div(chunks, splits) * e_step));
-    const int weights = range * (2 * int(p.channels) + kTaps + 1) + 2 * int(p.channels);
-    shared_bytes = size_t(buffers * e_step * int(p.depth) * plane_floats(int(p.width)) + weights + extra) * sizeof(float);
+    parts = int(smaller(units, 2 * kFilled));
+    shared_bytes =
+        plane_shared_floats(int(p.channels), int(p.depth), int(p.width), buffers * e_step, extra) *
+        sizeof(float);
   }
 
   bool fits;
   int e_step;
   int chunks, splits;
-  int64_t units, parts;  // sets of samples; blocks that share them
+  int units, parts;  // sets of samples; blocks that share them
   size_t shared_bytes;
 };
 
@@ -60,31 +65,28 @@ struct alignas(16) Four {
 
 // With `swizzle`, rows are so swapped that tiles of two rows are read without bank conflicts;
 // without it, tiles of one.
-template <int C, int V, int W, bool swizzle>
+template <int C, int V, int W, int held, int extra, bool swizzle>
 class PlaneBlock {
  public:
   static constexpr int kSize = W * W, kSamples = plane_samples(W), kPlane = plane_floats(W);
   static constexpr int kChannel = V * kPlane;
 
-  __device__ PlaneBlock(const MobileUnit3d& p, const PlanePlan& plan, float* shared, int buffers)
-      : p(p), plan(plan) {
-    planes = shared;
-    float* weights = shared + buffers * plan.e_step * kChannel;
+  __device__ PlaneBlock(const MobileUnit3d& p, const PlanePlan& plan, float* shared)
+      : p(p),
+        planes(shared),
+        rest(planes + held * kChannel),
+        expand(reinterpret_cast<Four*>(rest + extra)),
+        project(expand + kRange * (C / 4)),
+        taps(project + kRange * (C / 4)),
+        shift(reinterpret_cast<float*>(taps + kRange * (kTaps / 4))),
+        norm(reinterpret_cast<Affine<float>*>(shift + kRange)),
+        plan_(plan) {
     const int first = plan.chunks * int(blockIdx.y) / plan.splits;
     const int last = plan.chunks * int(blockIdx.y + 1) / plan.splits;
     e_first = first * plan.e_step;
     e_count = int(smaller(last * plan.e_step, p.expanded)) - e_first;
-    const int range = plan.e_step * (last - first);
-    expand = reinterpret_cast<Four*>(weights);
-    project = expand + range * (C / 4);
-    taps = project + range * (C / 4);
-    shift = reinterpret_cast<float*>(taps + range * (kTaps / 4));
-    norm = reinterpret_cast<Affine<float>*>(shift + range);
-    rest = reinterpret_cast<float*>(norm + C);
-    sample_ = int(threadIdx.x) / kSize;
-    within_ = int(threadIdx.x) % kSize;
     column = place(int(threadIdx.x), 0);
-    for (int i = threadIdx.x; i < buffers * plan.e_step * kChannel; i += kThreads) planes[i] = 0;
+    for (int i = threadIdx.x; i < held * kChannel; i += kThreads) planes[i] = 0;
     hold_weights();
     __syncthreads();
   }
@@ -97,10 +99,10 @@ class PlaneBlock {
     return (padded ^ swap) * W + column % W;
   }
 
-  __device__ void begin(int64_t unit) {
-    const int64_t sample = unit * kSamples + sample_;
-    live = sample < p.batch;
-    sample_index = live ? sample : p.batch - 1;
+  __device__ void begin(int unit) {
+    const int sample = unit * kSamples + int(threadIdx.x) / kSize, last = int(p.batch) - 1;
+    live = sample <= last;
+    sample_index = live ? sample : last;
   }
 
   // This thread's voxels of C channels of a tensor with `channels` of them, from `skip` on.
@@ -130,7 +132,7 @@ class PlaneBlock {
     }
   }
   __device__ int64_t index(int channels, int c) const {
-    return (sample_index * channels + c) * V * kSize + within_;
+    return (int64_t(sample_index) * channels + c) * V * kSize + int(threadIdx.x) % kSize;
   }
 
   // to(d) = start + sum over c of weights[c] from[c][d].
@@ -160,17 +162,16 @@ class PlaneBlock {
   }
 
   const MobileUnit3d& p;
-  const PlanePlan& plan;
-  float* planes;
-  int e_first, e_count;      // the block's expanded channels
-  Four *expand, *project;    // per expanded channel C: scaled W1, W3
-  Four* taps;                // kTaps: [height][depth][width]
-  float* shift;              // of the second norm
-  Affine<float>* norm;       // the first
-  float* rest;               // the kernel's own
-  int column;                // where this thread's column lies in a plane
-  bool live;                 // its sample exists
-  int64_t sample_index;
+  float *const planes, *const rest;  // `held` channels; `extra` floats
+  // Per expanded channel of the block: C of scaled W1, C of W3, kTaps as [height][depth][width],
+  // and the shift of the second norm. Then the first norm.
+  Four *const expand, *const project, *const taps;
+  float* const shift;
+  Affine<float>* const norm;
+  int e_first, e_count;  // the block's expanded channels
+  int column;            // where this thread's column lies in a plane
+  bool live;             // its sample exists
+  int sample_index;
 
  private:
   __device__ void hold_weights() {
@@ -188,8 +189,8 @@ class PlaneBlock {
       return given ? given : of_batch;
     };
     for (int c = threadIdx.x; c < C; c += kThreads)
-      norm[c] = map(p.gamma1, p.beta1, either(p.given_mean1, p.mean1),
-                    either(p.given_var1, p.var1), c, p.eps1);
+      norm[c] = map(p.gamma1, p.beta1, either(p.given_mean1, p.mean1), either(p.given_var1, p.var1),
+                    c, p.eps1);
     float* scaled = reinterpret_cast<float*>(expand);
     for (int e = threadIdx.x; e < e_count; e += kThreads) {
       const Affine<float> second = map(p.gamma2, p.beta2, either(p.given_mean2, p.mean2),
@@ -217,11 +218,10 @@ class PlaneBlock {
 #pragma unroll
     for (int c = 0; c < C; ++c)
 #pragma unroll
-      for (int d = 0; d < V; ++d)
-        to[c][d] = load(from + (c * V + d) * kSize);
+      for (int d = 0; d < V; ++d) to[c][d] = load(from + (c * V + d) * kSize);
   }
 
-  int sample_, within_;
+  const PlanePlan& plan_;
 };
 
 // Calls run with the channels, the depth and the width as constants.
@@ -237,6 +237,18 @@ int with_planes(const MobileUnit3d& p, const Run& run) {
   };
   return p.channels == 4 ? depth(std::integral_constant<int, 4>())
                          : depth(std::integral_constant<int, 8>());
+}
+
+// threadIdx.x, such that the compiler keeps nothing that follows from it in registers across a
+// loop.
+__device__ inline int thread_anew() {
+#if defined(__CUDA_ARCH__)
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#else
+  return int(threadIdx.x);
+#endif
 }
 
 // Six neighbouring values of a row: four of this lane, one on either side, zero beyond the row.

@@ -63,8 +63,8 @@ struct TilePlan {
   }
 
   static constexpr int64_t kBudget = 96 * 1024;
-  int depth, height, width;    // of a tile, at most
-  int inner, box, padded;      // its voxels; with the neighbours that exist; with a rim all around
+  int depth, height, width;     // of a tile, at most
+  int inner, box, padded;       // its voxels; with the neighbours that exist; with a rim all around
   int e_step, c_step, c_group;  // channels: expanded at a time, staged at a time, of r in a block
   int chunks, splits, groups;
   int64_t tiles_d, tiles_h, tiles_w, tiles;
@@ -155,7 +155,8 @@ class TileBlock {
     for (int64_t c = 0; c < p.channels; c += plan.c_step) {
       hold_activated(c);
       panel_by_channel(c, [&](int64_t e, int64_t k) { return scaled_expand(e, k); });
-      mix(a, expanded, c, [&](int e) { return second_[e].shift; },
+      mix(
+          a, expanded, c, [&](int e) { return second_[e].shift; },
           [last = c + plan.c_step >= p.channels](T sum) { return last ? relu(sum) : sum; });
     }
   }

@@ -55,7 +55,7 @@ struct MobileUnit3d {
   const void* given_var1;
   const void* given_mean2;
   const void* given_var2;
-  void* workspace;  // CUDA: mobile_unit3d(_backward)_workspace() bytes on the device
+  void* workspace;      // CUDA: mobile_unit3d(_backward)_workspace() bytes on the device
   bool batch1, batch2;  // statistics come from the batch
   bool concat;
 
