@@ -46,10 +46,6 @@ LIMITS_OF = {
     ("band_power", torch.float32): (5e-7, 2e-5),
     # Relative to |x|^2 |h|^2 the sums are right to some eps; the power is not far below that.
     ("filter_bank_power", torch.float64): (1e-13, 2e-12),
-    # The backward takes the statistics as the forward returns them, rounded to the half type: means
-    # off by 2**-9 of a deviation move voxels across the corners of two ReLUs, sqrt(2 * 2**-9).
-    ("mobile_unit3d", torch.float16): (2**-10, 0.03),
-    ("mobile_unit3d", torch.bfloat16): (2**-7, 0.08),
 }
 
 

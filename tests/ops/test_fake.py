@@ -11,7 +11,6 @@ import torch
 from cases import CASES, DTYPES, HALF, REFUSE_HALF_ON_CPU
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from eegfast import reference
 from eegfast._build import extension
@@ -47,15 +46,28 @@ def calls_of(case, dtype):
         torch.autograd.grad(out, leaves, [torch.randn_like(o) for o in out])
     assert [func._opname for func, _, _ in recorder.calls] == [case.op, case.op + "_backward"]
 
-    def narrow(t):
-        own = t.dtype == torch.float32 and stand_in and not _stays_wide(case)
+    def narrow(t, name):
+        own = t.dtype == torch.float32 and stand_in and name not in WIDE
         return t.detach().to(dtype) if own else t.detach()
 
-    return [tree_map_only(torch.Tensor, narrow, call) for call in recorder.calls]
+    if case.op == "filter_bank_power":  # reads half types as float32
+        stand_in = False
+    return [_with_names(narrow, *call) for call in recorder.calls]
 
 
-def _stays_wide(case):
-    return case.op == "filter_bank_power"  # reads half types as float32
+WIDE = ("mean1", "var1", "mean2", "var2")  # statistics of a half type are float32
+
+
+def _with_names(change, func, args, out):
+    """Change each tensor of a call, knowing the argument's name or what the result is."""
+    names = [argument.name for argument in func._schema.arguments]
+    args = [
+        change(a, n) if isinstance(a, torch.Tensor) else a for a, n in zip(args, names, strict=True)
+    ]
+    if isinstance(out, torch.Tensor):
+        return func, args, change(out, "out")
+    results = ("out", *WIDE) if func._opname == "mobile_unit3d" else ("out",) * len(out)
+    return func, args, tuple(change(o, n) for o, n in zip(out, results, strict=True))
 
 
 def described(t):
