@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from eegfast import reference
@@ -124,6 +125,9 @@ def _unit(
     merge: str,
 ) -> Tensor:
     """The unit, each norm on its own in training or not; ``momentum`` 0 updates nothing."""
+    if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+        # They may meet float32 parameters.
+        parameters = tuple(v.to(x.dtype) if v.dtype == torch.float32 else v for v in parameters)
     _check(x, parameters, running)
     if merge not in MERGES:
         raise _refuse(f"merge must be one of {MERGES}, got {merge!r}")

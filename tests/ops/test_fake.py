@@ -129,3 +129,14 @@ def test_cpu_kernels_that_refuse_half_types_say_so(op):
     case = next(case for case in CASES if case.op == op)
     with pytest.raises(RuntimeError, match=f"eegfast.ops.{op}.*float32 or float64"):
         case.results(*case.inputs(torch.float16))
+
+
+def test_float32_parameters_meet_half_input():
+    case = next(case for case in CASES if case.id.startswith("mobile_unit3d"))
+    (x, *parameters), constants = case.inputs(torch.float32)
+    parameters = [p.to("meta").requires_grad_() for p in parameters]
+    leaves = [x.to("meta", torch.bfloat16), *parameters]
+    out = case.results(leaves, [t.to("meta") for t in constants])
+    assert out[0].dtype == torch.bfloat16
+    grads = torch.autograd.grad(out[0], parameters, torch.empty_like(out[0]))
+    assert all(g.dtype == torch.float32 for g in grads)
