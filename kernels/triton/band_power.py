@@ -36,13 +36,15 @@ MAX_BANDS = 64  # of one launch
 
 
 def configs(rows: int, n_bins: int, backward: bool) -> dict:
-    """Few rows are spread over all multiprocessors."""
+    """Few rows are spread over all multiprocessors. Splitting a factor in two costs registers: the
+    gradient, which holds a spectrum and a product, takes the small tiles always."""
+    many = rows > 64 * 132 and not backward
     return dict(
-        ROWS=64 if rows > 64 * 132 else 32,
+        ROWS=64 if many else 32,
         BINS=min(64, max(16, triton.next_power_of_2(n_bins))),
-        DEPTH=32,
-        STAGES=2,
-        num_warps=8 if backward else 4,
+        DEPTH=16,
+        num_stages=1,
+        num_warps=8 if many else 4,
     )
 
 
@@ -62,14 +64,13 @@ def _spectrum(
     ROWS: tl.constexpr,
     BINS: tl.constexpr,
     DEPTH: tl.constexpr,
-    STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The sums with cosines and with sines, each (ROWS, BINS)."""
     real = tl.zeros((ROWS, BINS), tl.float32)
     imaginary = tl.zeros((ROWS, BINS), tl.float32)
     column = first_bin + tl.arange(0, BINS)  # (BINS,)
-    for first_step in tl.range(0, steps, DEPTH, num_stages=STAGES):
+    for first_step in range(0, steps, DEPTH):
         step = first_step + tl.arange(0, DEPTH)  # (DEPTH,)
         later = used // 2 + step
         earlier = used - 1 - later
@@ -142,7 +143,6 @@ def _forward(
     ROWS: tl.constexpr,
     BINS: tl.constexpr,
     DEPTH: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     live = row < rows
@@ -153,7 +153,7 @@ def _forward(
         # fmt: off
         real, imaginary = _spectrum(
             x, at, live, taper, table, table_size, bins, first, stride_time, used, steps,
-            ROWS, BINS, DEPTH, STAGES, PRECISION,
+            ROWS, BINS, DEPTH, PRECISION,
         )
         # fmt: on
         energy = real * real + imaginary * imaginary
@@ -204,7 +204,6 @@ def _backward(
     ROWS: tl.constexpr,
     BINS: tl.constexpr,
     DEPTH: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     live = row < rows
@@ -220,7 +219,7 @@ def _backward(
             # fmt: off
             real, imaginary = _spectrum(
                 x, at, live, taper, table, table_size, bins, first, stride_time, used, steps,
-                ROWS, BINS, DEPTH, STAGES, PRECISION,
+                ROWS, BINS, DEPTH, PRECISION,
             )
             # fmt: on
             energy = real * real + imaginary * imaginary
@@ -230,7 +229,7 @@ def _backward(
         # fmt: off
         real, imaginary = _spectrum(
             x, at, live, taper, table, table_size, bins, first, stride_time, used, steps,
-            ROWS, BINS, DEPTH, STAGES, PRECISION,
+            ROWS, BINS, DEPTH, PRECISION,
         )
         # fmt: on
         if LOG2 and ONE_TILE:

@@ -103,7 +103,7 @@ def _forward(
         at += features
     if not CAUSAL:
         tl.debug_barrier()
-        at = first + (windows - 1).to(tl.int64) * features
+        at -= features
         tl.store(out + at, mean, mask=live)
         for step in tl.range(1, windows, num_stages=STAGES):
             at -= features
