@@ -37,14 +37,14 @@ MAX_BANDS = 64  # of one launch
 
 def configs(rows: int, n_bins: int, backward: bool) -> dict:
     """Few rows are spread over all multiprocessors. Splitting a factor in two costs registers: the
-    gradient, which holds a spectrum and a product, takes the small tiles always."""
+    gradient, which holds a spectrum and a product, takes small tiles and many warps."""
     many = rows > 64 * 132 and not backward
     return dict(
         ROWS=64 if many else 32,
         BINS=min(64, max(16, triton.next_power_of_2(n_bins))),
         DEPTH=16,
         num_stages=1,
-        num_warps=8 if many else 4,
+        num_warps=8 if many or backward else 4,
     )
 
 
