@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -186,11 +186,19 @@ def build_requirements() -> list[str]:
     return needed
 
 
+# kernels/triton is one of eegfast's packages. kernels/ itself is none, so that `import kernels`
+# finds other people's package of that name from here, too.
+PACKAGES = dict(
+    packages=[*find_packages(include=["eegfast", "eegfast.*"]), "eegfast._triton"],
+    package_dir={"eegfast._triton": "kernels/triton"},
+)
+
 if os.environ.get("EEGFAST_BUILD", "1") == "0":
-    setup()
+    setup(**PACKAGES)
 else:
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cpp"))
     setup(
+        **PACKAGES,
         ext_modules=[Extension("eegfast._C", sources, language="c++")],
         cmdclass={"build_ext": BuildKernels},
         # pip asks for these through setuptools' egg_info; `python setup.py` is to fetch nothing.

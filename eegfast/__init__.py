@@ -7,5 +7,6 @@
 
 from eegfast._build import build_info
 from eegfast._version import __version__
+from eegfast.backends import backend
 
-__all__ = ["__version__", "build_info"]
+__all__ = ["__version__", "backend", "build_info"]

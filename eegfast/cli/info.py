@@ -14,7 +14,7 @@ def info() -> None:
 
     import eegfast.ops  # noqa: F401  (registers every operator)
     from eegfast import __version__, build_info
-    from eegfast.backends import backends, kernels
+    from eegfast.backends import backends, forced, kernels
 
     facts = build_info()
     rows = [
@@ -40,6 +40,9 @@ def info() -> None:
             rows.append(("CUDA architectures", facts["cuda_archs"]))
     else:
         rows.append(("kernels", f"none: {facts['reason']}"))
+
+    if forced():
+        rows.append(("forced", f"{forced()}, by EEGFAST_BACKEND"))
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:

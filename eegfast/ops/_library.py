@@ -3,7 +3,8 @@
 
 ``csrc/library.cpp`` defines the schemas and the compiled kernels. Where the extension is absent the
 same schemas are inferred from the annotated reference functions. Either way the reference is the
-kernel of every device that has no faster one, so ``torch.ops.eegfast.<op>`` always exists.
+kernel of every device that has no faster one, so ``torch.ops.eegfast.<op>`` always exists; on CUDA
+tensors ``eegfast.backends`` puts the choice of Triton before it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from eegfast import backends
 from eegfast._build import extension
 
 _lib = torch.library.Library("eegfast", "FRAGMENT")
@@ -29,6 +31,7 @@ def register(name: str, reference: Callable, fake: Callable) -> Callable:
     if extension is None:
         _lib.define(name + infer_schema(reference))
     _lib.impl(name, reference, "CompositeExplicitAutograd")
+    backends.enlist(name, reference)
     torch.library.register_fake(f"eegfast::{name}", fake, lib=_lib)
     overload = getattr(torch.ops.eegfast, name).default
 
