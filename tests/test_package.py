@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import eegfast
+import eegfast.ops  # noqa: F401  (registers every operator)
 from eegfast import reference
 from eegfast._build import extension
-from eegfast.backends import backends
+from eegfast.backends import backends, has_kernel, kernels
 from eegfast.ops._library import infer_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,6 +117,41 @@ def test_backends_give_reasons():
     assert backends()[-1].available
     if not torch.cuda.is_available():
         assert not backends()[0].available
+
+
+def test_every_operator_tells_what_it_runs_on():
+    for device in ("cpu", "cuda"):
+        told = kernels(device)
+        assert [kernel.op for kernel in told] == sorted(reference.__all__)
+        for kernel in told:
+            assert kernel.backend == (device if has_kernel(kernel.op, device) else "reference")
+            assert kernel.reason
+    with pytest.raises(ValueError, match="'cpu' or 'cuda' expected, got 'tpu'"):
+        kernels("tpu")
+
+
+BUILDS = [
+    ({"kernels": False, "reason": "made without kernels"}, "made without kernels"),
+    ({"kernels": True, "cuda": False, "cuda_reason": "no nvcc at build time"}, "no nvcc at build"),
+    ({"kernels": True, "cuda": True, "cuda_reason": "nvcc found"}, "there is no kernel for it"),
+]
+
+
+@pytest.mark.parametrize("info, reason", BUILDS)
+def test_why_a_cuda_tensor_would_meet_the_reference(monkeypatch, info, reason):
+    monkeypatch.setattr("eegfast.backends.build_info", lambda: info)
+    monkeypatch.setattr("eegfast.backends.has_kernel", lambda op, device: False)
+    for kernel in kernels("cuda"):
+        assert kernel.backend == "reference" and reason in kernel.reason
+    if not info.get("cuda"):
+        assert reason in backends()[0].reason and not backends()[0].available
+
+
+@pytest.mark.parametrize("name", reference.__all__)
+def test_a_cuda_tensor_always_finds_something_to_run_on(name):
+    """Whatever was built: a kernel, or the reference that stands in on every device."""
+    for key in ("CPU", "CUDA", "Meta"):
+        assert torch._C._dispatch_has_computed_kernel_for_dispatch_key(f"eegfast::{name}", key)
 
 
 def test_build_info_tells_whether_and_why():

@@ -12,8 +12,9 @@ def info() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    import eegfast.ops  # noqa: F401  (registers every operator)
     from eegfast import __version__, build_info
-    from eegfast.backends import backends
+    from eegfast.backends import backends, kernels
 
     facts = build_info()
     rows = [
@@ -48,7 +49,16 @@ def info() -> None:
         choices.add_row(
             backend.name, "[green]yes[/]" if backend.available else "[red]no[/]", backend.reason
         )
+    operators = Table("operator", "CPU tensors", "CUDA tensors", box=None, padding=(0, 2, 0, 0))
+    for on_cpu, on_cuda in zip(kernels("cpu"), kernels("cuda"), strict=True):
+        operators.add_row(on_cpu.op, *(_told(kernel) for kernel in (on_cpu, on_cuda)))
     console = Console(highlight=False)
-    console.print(table)
-    console.print()
-    console.print(choices)
+    for part in (table, choices, operators):
+        console.print(part)
+        console.print()
+
+
+def _told(kernel) -> str:
+    if kernel.backend == "reference":
+        return f"reference: {kernel.reason}"
+    return f"{kernel.backend} kernel"
