@@ -82,8 +82,8 @@ def _rows(block, samples, chans, ROWS: tl.constexpr, LAST: tl.constexpr):
         sample = tl.zeros((ROWS,), tl.int64) + block // blocks
         return sample, chan, (chan < chans) & (sample < samples)
     else:
-        row = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
-        return row // chans, (row % chans).to(tl.int32), row < tl.cast(samples, tl.int64) * chans
+        row = block * ROWS + tl.arange(0, ROWS)
+        return (row // chans).to(tl.int64), row % chans, row < samples * chans
 
 
 @triton.jit
@@ -237,7 +237,8 @@ def _masked_grad(grad, y, offset, mask):
     """The gradient where ReLU let the result through."""
     value = tl.load(grad + offset, mask=mask, other=0).to(tl.float32)
     if y is not None:
-        value = tl.where(tl.load(y + offset, mask=mask, other=0) <= 0, 0, value)
+        result = tl.load(y + offset, mask=mask, other=0).to(tl.float32)
+        value = tl.where(result <= 0, 0, value)
     return value
 
 
@@ -409,14 +410,14 @@ def _finish(
     VALUES: tl.constexpr,  # a power of 2
     LINES: tl.constexpr,
 ):
-    """A program adds up the sums of one channel."""
+    """A program adds up the sums of one channel. To half types by way of float32, as elsewhere."""
     chan = tl.program_id(0)
     value = tl.arange(0, VALUES)  # (values,)
     line = tl.arange(0, LINES)
     by_line = tl.zeros((LINES, VALUES), tl.float64)
     for first in range(0, parts * blocks, LINES):
-        at = (first + line).to(tl.int64)  # (lines,)
-        row = (at // blocks * chans + chan) * blocks + at % blocks
+        at = first + line  # (lines,)
+        row = ((at // blocks).to(tl.int64) * chans + chan) * blocks + at % blocks
         mask = (at < parts * blocks)[:, None] & (value < TAPS + 3)[None, :]
         by_line += tl.load(
             sums_ptr + (row[:, None] * (TAPS + 3) + value[None, :]), mask=mask, other=0
@@ -427,25 +428,36 @@ def _finish(
         scale = tl.load(out_scale_ptr + chan).to(tl.float64)
     if grad_weight_ptr is not None:
         to = grad_weight_ptr + chan.to(tl.int64) * TAPS + value
-        tl.store(to, (sums * scale).to(grad_weight_ptr.dtype.element_ty), mask=value < TAPS)
+        scaled = (sums * scale).to(tl.float32).to(grad_weight_ptr.dtype.element_ty)
+        tl.store(to, scaled, mask=value < TAPS)
     by_scale = tl.sum(tl.where(value == TAPS, sums, 0), axis=0)
     by_shift = tl.sum(tl.where(value == TAPS + 1, sums, 0), axis=0)
     total = tl.sum(tl.where(value == TAPS + 2, sums, 0), axis=0)
     if grad_bias_ptr is not None:
-        tl.store(grad_bias_ptr + chan, (total * scale).to(grad_bias_ptr.dtype.element_ty))
+        tl.store(
+            grad_bias_ptr + chan, (total * scale).to(tl.float32).to(grad_bias_ptr.dtype.element_ty)
+        )
     if grad_in_scale_ptr is not None:
-        tl.store(grad_in_scale_ptr + chan, by_scale.to(grad_in_scale_ptr.dtype.element_ty))
+        tl.store(
+            grad_in_scale_ptr + chan, by_scale.to(tl.float32).to(grad_in_scale_ptr.dtype.element_ty)
+        )
     if grad_in_shift_ptr is not None:
-        tl.store(grad_in_shift_ptr + chan, by_shift.to(grad_in_shift_ptr.dtype.element_ty))
+        tl.store(
+            grad_in_shift_ptr + chan, by_shift.to(tl.float32).to(grad_in_shift_ptr.dtype.element_ty)
+        )
     if grad_out_scale_ptr is not None:
         from_weight = weight_ptr + chan.to(tl.int64) * TAPS + value
         weight = tl.load(from_weight, mask=value < TAPS, other=0).to(tl.float64)
         by_out = tl.sum(tl.where(value < TAPS, weight * sums, 0), axis=0)
         if bias_ptr is not None:
             by_out += tl.load(bias_ptr + chan).to(tl.float64) * total
-        tl.store(grad_out_scale_ptr + chan, by_out.to(grad_out_scale_ptr.dtype.element_ty))
+        tl.store(
+            grad_out_scale_ptr + chan, by_out.to(tl.float32).to(grad_out_scale_ptr.dtype.element_ty)
+        )
     if grad_out_shift_ptr is not None:
-        tl.store(grad_out_shift_ptr + chan, total.to(grad_out_shift_ptr.dtype.element_ty))
+        tl.store(
+            grad_out_shift_ptr + chan, total.to(tl.float32).to(grad_out_shift_ptr.dtype.element_ty)
+        )
 
 
 def _check(x: Tensor, weight: Tensor, size: Sequence[int]) -> None:
@@ -454,6 +466,8 @@ def _check(x: Tensor, weight: Tensor, size: Sequence[int]) -> None:
     sample = x.shape[1] * max(x.shape[2:].numel(), size[0] * size[1] * size[2])
     if sample >= 2**31 - 512:
         raise NotImplementedError("eegfast._triton.depthwise_conv3d: samples of 2**31 elements")
+    if x.shape[0] * x.shape[1] >= 2**31 - 512:
+        raise NotImplementedError("eegfast._triton.depthwise_conv3d: 2**31 channels of all samples")
 
 
 def _given(*values: Tensor | None) -> list[Tensor | None]:

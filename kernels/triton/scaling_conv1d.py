@@ -40,9 +40,12 @@ def forward_config(filters: int, n_times: int) -> dict[str, int]:
 
 
 def grad_x_config(n_times: int) -> dict[str, int]:
-    """``LINES`` rows of ``STEP`` neighbours, and how many samples of a row at a time."""
+    """``LINES`` rows of ``STEP`` neighbours, and how many samples of a row at a time.
+
+    Loads are not pipelined: done for all levels at once, that spills.
+    """
     lines = max(16, min(triton.next_power_of_2(triton.cdiv(n_times, 16)), 64))
-    return dict(LINES=lines, STEP=16, DEPTH=16, num_warps=4, num_stages=2, **FUSE)
+    return dict(LINES=lines, STEP=16, DEPTH=16, num_warps=4, num_stages=1, **FUSE)
 
 
 def grad_weight_config(filters: int) -> dict[str, int]:
@@ -138,12 +141,12 @@ def _forward(
 ):
     blocks, groups = tl.cdiv(n_times, TIMES), tl.cdiv(filters, FILTERS)
     block, group = tl.program_id(0) % blocks, tl.program_id(0) // blocks % groups
-    row = (tl.program_id(0) // blocks // groups).to(tl.int64)
-    chan = row % chans
+    row = tl.program_id(0) // blocks // groups
+    chan, row = (row % chans).to(tl.int64), row.to(tl.int64)
     t = block * TIMES + tl.arange(0, TIMES)  # (times,)
     f = group * FILTERS + tl.arange(0, FILTERS)  # (filters,)
     x = x_ptr + row * n_times
-    kernels = pooled_ptr + f * taps
+    kernels = pooled_ptr + f * taps  # (filters,)
     if OWN_KERNELS:
         kernels += chan * filters * taps
     first = 0
@@ -161,7 +164,7 @@ def _forward(
             if OWN_BIAS:
                 offset += chan * filters * LEVELS
             sums += tl.load(bias_ptr + offset, mask=f < filters, other=0).to(tl.float32)[:, None]
-        out = sums.to(out_ptr.dtype.element_ty)
+        out = sums.to(out_ptr.dtype.element_ty).to(tl.float32)  # ReLU of what is stored
         line = (row * filters + f) * LEVELS + level  # (filters,)
         if RELU:
             zero = out <= 0  # NaN passes
@@ -174,7 +177,11 @@ def _forward(
                 tl.store(to, tl.sum(bits, axis=2).to(tl.uint8), mask=mask)
             out = tl.where(zero, 0, out)
         to = out_ptr + (line[:, None] * n_times + t[None, :])
-        tl.store(to, out, mask=(f < filters)[:, None] & (t < n_times)[None, :])
+        tl.store(
+            to,
+            out.to(out_ptr.dtype.element_ty),
+            mask=(f < filters)[:, None] & (t < n_times)[None, :],
+        )
 
 
 @triton.jit
@@ -206,12 +213,13 @@ def _grad_x(
 ):
     """A program has LINES x STEP samples of a row."""
     blocks = tl.cdiv(n_times, LINES * STEP)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
+    row = tl.program_id(0) // blocks
+    chan, row = (row % chans).to(tl.int64), row.to(tl.int64)
     start = tl.program_id(0) % blocks * (LINES * STEP) + tl.arange(0, LINES) * STEP  # (lines,)
     step = tl.arange(0, STEP)  # (step,)
     kernel = pooled_ptr
     if OWN_KERNELS:
-        kernel += row % chans * filters * taps
+        kernel += chan * filters * taps
     sums = tl.zeros((LINES, STEP), tl.float32)
     for f in range(filters):
         first = 0
@@ -312,15 +320,18 @@ def _sum_parts(
         mask = (part < parts)[:, None] & (value < values)[None, :]
         source = parts_ptr + ((group * parts + part)[:, None] * values + value[None, :])
         by_line += tl.load(source, mask=mask, other=0).to(tl.float64)
-    total = tl.sum(by_line, axis=0).to(sums_ptr.dtype.element_ty)
-    tl.store(sums_ptr + group * values + value, total, mask=value < values)
+    total = tl.sum(by_line, axis=0).to(tl.float32)
+    to = sums_ptr + group * values + value
+    tl.store(to, total.to(sums_ptr.dtype.element_ty), mask=value < values)
 
 
-def _check(x: Tensor) -> None:
+def _check(x: Tensor, filters: int) -> None:
     if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise NotImplementedError(f"eegfast._triton.scaling_conv1d: no kernel for {x.dtype}")
     if x.shape[-1] >= 2**31 - 2048:
         raise NotImplementedError("eegfast._triton.scaling_conv1d: rows of 2**31 samples")
+    if x.shape[:-1].numel() * filters * triton.cdiv(x.shape[-1], 64) >= 2**31:
+        raise NotImplementedError("eegfast._triton.scaling_conv1d: more programs than a launch has")
 
 
 def _lengths(length: int, levels: int) -> list[int]:
@@ -359,7 +370,7 @@ def scaling_conv1d(
     save_mask: bool,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`eegfast.reference.scaling_conv1d`."""
-    _check(x)
+    _check(x, weight.shape[1])
     n_chans, n_times = x.shape[-2:]
     filters, length = weight.shape[1:]
     shape, mask_bytes = (*x.shape[:-1], filters, levels), _mask_bytes(n_times)
@@ -420,7 +431,7 @@ def scaling_conv1d_backward(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`eegfast.reference.scaling_conv1d_backward`."""
-    _check(x)
+    _check(x, weight.shape[1])
     n_chans, n_times = x.shape[-2:]
     weight_chans, filters, length = weight.shape
     grad_x = torch.empty(x.shape if need_x else 0, dtype=x.dtype, device=x.device)

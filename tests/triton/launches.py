@@ -28,7 +28,7 @@ TYPES = {
     torch.float64: "*fp64",
     torch.uint8: "*u8",
 }
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -99,6 +99,25 @@ def depthwise_conv3d():
         wanted = [1] * 7 if full else [1, 1, 0, 0, 0, 0, 0]
         op.depthwise_conv3d_backward(
             y, x, weight, *affine[:4], y if full else None, *geometry, full, full, wanted
+        )
+
+
+def scaling_conv1d():
+    from eegfast._triton import scaling_conv1d as op
+
+    cases = [
+        ((16, 32, 8064), 8, 65, 6, True, torch.float32),
+        ((16, 32, 8064), 8, 65, 6, True, torch.bfloat16),
+        ((2, 5, 127), 3, 129, 8, False, torch.float16),
+        ((2, 5, 9), 40, 33, 2, False, torch.float32),
+    ]
+    for shape, filters, length, levels, relu, dtype in cases:
+        x = torch.empty(shape, dtype=dtype, device="meta")
+        chans = 1 if relu else shape[-2]
+        weight, bias = x.new_empty(chans, filters, length), x.new_empty(chans, filters, levels)
+        out, mask = op.scaling_conv1d(x, weight, bias, levels, relu, relu, True)
+        op.scaling_conv1d_backward(
+            out, x, weight, mask if relu else None, chans, levels, relu, True, True, True
         )
 
 

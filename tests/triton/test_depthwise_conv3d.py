@@ -36,10 +36,10 @@ CASES = [
     ((1, 2, 2, 16, 16), THREE),
     ((3, 3, 2, 4, 4), THREE),
     ((1, 1, 1, 1, 1), THREE),
-    ((1, 67, 1, 2, 3), THREE),
+    ((1, 67, 1, 1, 3), THREE),
     ((1, 1, 2, 3, 63), THREE),
     ((1, 2, 1, 3, 5), ((5, 5, 5), (1, 1, 1), (2,) * 6)),
-    ((2, 3, 3, 5, 8), ((4, 2, 4), (1, 1, 1), (1, 2, 0, 1, 1, 2))),
+    ((1, 3, 3, 3, 6), ((4, 2, 4), (1, 1, 1), (1, 2, 0, 1, 1, 2))),
     ((2, 4, 3, 6, 8), ((1, 3, 3), (1, 1, 1), (0, 0, 1, 1, 1, 1))),
     ((2, 3, 4, 5, 7), ((3, 3, 3), (2, 2, 2), (1,) * 6)),
     ((1, 2, 3, 5, 7), ((5, 4, 2), (2, 1, 3), (2, 2, 1, 1, 0, 0))),
@@ -127,9 +127,9 @@ def test_programs_that_take_several_samples(layout, monkeypatch):
 
 @pytest.mark.parametrize("layout", [FLAT, LAST])
 def test_each_gradient_alone(layout):
-    values = list(draw((3, 5, 2, 4, 4), (3, 3, 3), torch.float32, True, layout).values())[:6]
-    grad = torch.randn(3, 5, 2, 4, 4).to(memory_format=layout)
-    args = (grad, *values, torch.randn(3, 5, 2, 4, 4).to(memory_format=layout), *THREE[1:])
+    values = list(draw((2, 3, 1, 2, 3), (3, 3, 3), torch.float32, True, layout).values())[:6]
+    grad = torch.randn(2, 3, 1, 2, 3).to(memory_format=layout)
+    args = (grad, *values, torch.randn(2, 3, 1, 2, 3).to(memory_format=layout), *THREE[1:])
     full = op.depthwise_conv3d_backward(*args, True, True, [1] * 7)
     for asked in (*itertools.combinations(range(7), 1), (0, 2), range(1, 7)):
         wanted = [int(i in asked) for i in range(7)]
@@ -140,14 +140,12 @@ def test_each_gradient_alone(layout):
 
 def test_strides():
     weight = torch.randn(4, 1, 3, 3, 3)
-    base = torch.randn(4, 4, 3, 6, 6)
+    base = torch.randn(2, 4, 2, 4, 4)
     rest = (*(None,) * 5, *THREE[1:])
     for x in (
-        base[::2],
-        base[..., ::2],
+        base[::2, :, :, :, ::2],
         base.transpose(-1, -2),
-        base[:, :, 1:],
-        base[:1].expand(3, -1, -1, -1, -1),
+        base[:1].expand(2, -1, -1, -1, -1),
         base.to(memory_format=LAST)[:, :, :, 2:],
     ):
         exact = reference.depthwise_conv3d(x, weight, *rest, False, False)
