@@ -39,13 +39,14 @@ OPTIONS = dict(num_warps=4, enable_fp_fusion=True)
 
 def configs(chans: int, plane: int, taps: int, last: bool, backward: bool) -> dict[str, int]:
     """Rows (or channels) and positions of a tile: two elements per thread, or one to spare
-    registers."""
-    tile = 128 if backward or taps > MOST_TAPS.value else 256
-    if last:
-        rows = min(triton.next_power_of_2(chans), 64)
-        return dict(ROWS=rows, POSITIONS=tile // rows)
-    positions = min(triton.next_power_of_2(plane), tile)
-    return dict(ROWS=tile // positions, POSITIONS=positions)
+    registers, whose limit keeps ptxas from spilling for the sake of occupancy."""
+    many = taps > MOST_TAPS.value
+    tile = 128 if backward or many else 256
+    rows = min(triton.next_power_of_2(chans), 64)
+    if not last:
+        rows = tile // min(triton.next_power_of_2(plane), tile)
+    registers = dict(maxnreg=224 if many else 168) if backward != many else {}
+    return dict(ROWS=rows, POSITIONS=tile // rows) | registers
 
 
 @triton.jit
@@ -392,6 +393,12 @@ def _backward(
 
 
 @triton.jit
+def _store(ptr, value, mask):
+    """Store a double, to a half type by way of float32 as everywhere else."""
+    tl.store(ptr, value.to(tl.float32).to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _finish(
     sums_ptr,  # (parts, chans, blocks, TAPS + 3), what `_backward` wrote
     weight_ptr,  # (chans, TAPS)
@@ -410,7 +417,7 @@ def _finish(
     VALUES: tl.constexpr,  # a power of 2
     LINES: tl.constexpr,
 ):
-    """A program adds up the sums of one channel. To half types by way of float32, as elsewhere."""
+    """A program adds up the sums of one channel."""
     chan = tl.program_id(0)
     value = tl.arange(0, VALUES)  # (values,)
     line = tl.arange(0, LINES)
@@ -428,36 +435,25 @@ def _finish(
         scale = tl.load(out_scale_ptr + chan).to(tl.float64)
     if grad_weight_ptr is not None:
         to = grad_weight_ptr + chan.to(tl.int64) * TAPS + value
-        scaled = (sums * scale).to(tl.float32).to(grad_weight_ptr.dtype.element_ty)
-        tl.store(to, scaled, mask=value < TAPS)
+        _store(to, sums * scale, value < TAPS)
     by_scale = tl.sum(tl.where(value == TAPS, sums, 0), axis=0)
     by_shift = tl.sum(tl.where(value == TAPS + 1, sums, 0), axis=0)
     total = tl.sum(tl.where(value == TAPS + 2, sums, 0), axis=0)
     if grad_bias_ptr is not None:
-        tl.store(
-            grad_bias_ptr + chan, (total * scale).to(tl.float32).to(grad_bias_ptr.dtype.element_ty)
-        )
+        _store(grad_bias_ptr + chan, total * scale, None)
     if grad_in_scale_ptr is not None:
-        tl.store(
-            grad_in_scale_ptr + chan, by_scale.to(tl.float32).to(grad_in_scale_ptr.dtype.element_ty)
-        )
+        _store(grad_in_scale_ptr + chan, by_scale, None)
     if grad_in_shift_ptr is not None:
-        tl.store(
-            grad_in_shift_ptr + chan, by_shift.to(tl.float32).to(grad_in_shift_ptr.dtype.element_ty)
-        )
+        _store(grad_in_shift_ptr + chan, by_shift, None)
     if grad_out_scale_ptr is not None:
         from_weight = weight_ptr + chan.to(tl.int64) * TAPS + value
         weight = tl.load(from_weight, mask=value < TAPS, other=0).to(tl.float64)
         by_out = tl.sum(tl.where(value < TAPS, weight * sums, 0), axis=0)
         if bias_ptr is not None:
             by_out += tl.load(bias_ptr + chan).to(tl.float64) * total
-        tl.store(
-            grad_out_scale_ptr + chan, by_out.to(tl.float32).to(grad_out_scale_ptr.dtype.element_ty)
-        )
+        _store(grad_out_scale_ptr + chan, by_out, None)
     if grad_out_shift_ptr is not None:
-        tl.store(
-            grad_out_shift_ptr + chan, total.to(tl.float32).to(grad_out_shift_ptr.dtype.element_ty)
-        )
+        _store(grad_out_shift_ptr + chan, total, None)
 
 
 def _check(x: Tensor, weight: Tensor, size: Sequence[int]) -> None:

@@ -58,10 +58,10 @@ def grad_weight_config(filters: int) -> dict[str, int]:
 def _to_level(tap, LENGTH: tl.constexpr, LEVEL: tl.constexpr, COUNT_PAD: tl.constexpr):
     """The tap of a level that a tap of the first one is averaged into, and its share there."""
     share = tl.full(tap.shape, 1, tl.float32)
-    for l in tl.static_range(LEVEL):
+    for lower in tl.static_range(LEVEL):
         # Zeros so far, in units of the first level: a bit for each level that was padded.
-        here = (tap + (~(LENGTH >> 1) & ((1 << l) - 1))) >> l
-        alone = (here == 0) & ((LENGTH >> (l + 1)) % 2 == 0)
+        here = (tap + (~(LENGTH >> 1) & ((1 << lower) - 1))) >> lower
+        alone = (here == 0) & ((LENGTH >> (lower + 1)) % 2 == 0)
         if COUNT_PAD:
             share = share * 0.5
         else:
@@ -177,11 +177,8 @@ def _forward(
                 tl.store(to, tl.sum(bits, axis=2).to(tl.uint8), mask=mask)
             out = tl.where(zero, 0, out)
         to = out_ptr + (line[:, None] * n_times + t[None, :])
-        tl.store(
-            to,
-            out.to(out_ptr.dtype.element_ty),
-            mask=(f < filters)[:, None] & (t < n_times)[None, :],
-        )
+        mask = (f < filters)[:, None] & (t < n_times)[None, :]
+        tl.store(to, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -269,12 +266,12 @@ def _grad_weight(
     part, chan = rest // groups % parts, (rest // groups // parts).to(tl.int64)
     # The level of this block of taps, and where its taps and blocks begin.
     level, first, begin, seen, passed = block * 0, block * 0, block * 0, 0, 0
-    for l in tl.static_range(LEVELS):
+    for lower in tl.static_range(LEVELS):
         here = block >= passed
-        level, first = tl.where(here, l, level), tl.where(here, seen, first)
+        level, first = tl.where(here, lower, level), tl.where(here, seen, first)
         begin = tl.where(here, passed, begin)
-        seen += (LENGTH >> l) | 1
-        passed += (((LENGTH >> l) | 1) + LAGS - 1) // LAGS
+        seen += (LENGTH >> lower) | 1
+        passed += (((LENGTH >> lower) | 1) + LAGS - 1) // LAGS
     length = (LENGTH >> level) | 1
     j = (block - begin) * LAGS + tl.arange(0, LAGS)  # (lags,)
     by_lag = tl.zeros((FILTERS, LAGS), tl.float32)

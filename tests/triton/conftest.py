@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Triton's interpreter runs the kernels on CPU tensors, if it is told so before they are imported."""
+"""Triton's interpreter runs the kernels on CPU tensors, if told so before they are imported."""
 
 from __future__ import annotations
 
