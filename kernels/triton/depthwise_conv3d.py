@@ -45,7 +45,9 @@ def configs(chans: int, plane: int, taps: int, last: bool, backward: bool) -> di
     rows = min(triton.next_power_of_2(chans), 64)
     if not last:
         rows = tile // min(triton.next_power_of_2(plane), tile)
-    registers = dict(maxnreg=224 if many else 168) if backward != many else {}
+    registers = {}
+    if backward or many:
+        registers = dict(maxnreg=224 if many else 168)
     return dict(ROWS=rows, POSITIONS=tile // rows) | registers
 
 

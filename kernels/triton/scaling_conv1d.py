@@ -45,7 +45,8 @@ def grad_x_config(n_times: int) -> dict[str, int]:
     Loads are not pipelined: done for all levels at once, that spills.
     """
     lines = max(16, min(triton.next_power_of_2(triton.cdiv(n_times, 16)), 64))
-    return dict(LINES=lines, STEP=16, DEPTH=16, num_warps=4, num_stages=1, **FUSE)
+    registers = dict(maxnreg=168) if lines == 64 else {}
+    return dict(LINES=lines, STEP=16, DEPTH=16, num_warps=4, num_stages=1, **registers, **FUSE)
 
 
 def grad_weight_config(filters: int) -> dict[str, int]:
