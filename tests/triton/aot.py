@@ -3,14 +3,15 @@
 
     python tests/triton/aot.py band_power 90
 
-The operator's functions run on meta tensors, of the shapes of tests/ops/cases.py and of the large
-ones below, and their launches are recorded, not done. What they would have launched is compiled for
-sm_90, each variant once, and printed as a line of JSON with the resources that cuobjdump tells.
+The operator's functions run on meta tensors, of the large shapes below and, for sm_90, those of
+tests/ops/cases.py, and their launches are recorded, not done. What they would have launched is
+compiled, each variant once, and printed as a line of JSON with the resources that cuobjdump tells.
 Not under TRITON_INTERPRET, which leaves nothing to compile.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import subprocess
@@ -49,10 +50,21 @@ def large(op, dtype):
         wide = dict(window=800, n_fft=1024, bins=[(4, 200), (9, 17)], log2=True)
         yield lambda: ops.band_power(leaf(64, 62, 48000), **wide)
         yield lambda: ops.band_power(leaf(64, 62, 48000), window=50, step=20, bins=[(0, 9)])
+    if op == "depthwise_conv3d":
+        maps = ("bias", "in_scale", "in_shift", "out_scale", "out_shift")
+        for shape, size in (((256, 32, 5, 16, 16), 3), ((2, 32, 5, 9, 9), 5)):
+            for form in (torch.contiguous_format, torch.channels_last_3d):
+                x = leaf(*shape).contiguous(memory_format=form)
+                weight = leaf(shape[1], 1, size, size, size)
+                options = {name: leaf(shape[1]) for name in maps}
+                options |= dict(padding="same", in_relu=True, out_relu=True)
+                yield functools.partial(ops.depthwise_conv3d, x, weight, **options)
+    if op == "scaling_conv1d":
+        yield lambda: ops.scaling_conv1d(leaf(16, 32, 8064), leaf(8, 65), max_levels=6)
 
 
-def launches(op):
-    """Every call of a kernel: the kernel and its arguments by name."""
+def launches(op, small):
+    """Every call of a kernel: the kernel and its arguments by name. ``small``: of all cases too."""
     recorded = []
 
     def record(self, *args, grid, warmup, **kwargs):
@@ -64,7 +76,7 @@ def launches(op):
     with run_on(SimpleNamespace(**{name: getattr(module, name) for name in names})):
         for dtype in DTYPES:
             for case in CASES:
-                if case.op == op:
+                if small and case.op == op:
                     leaves, constants = case.inputs(dtype)
                     leaves = [t.to("meta").requires_grad_() for t in leaves]
                     constants = [t.to("meta") for t in constants]
@@ -107,9 +119,9 @@ def resources(cubin):
 
 def main(op, arch):
     seen = set()
-    for kernel, arguments in launches(op):
+    for kernel, arguments in launches(op, small=arch == 90):
         made = source(kernel, arguments)
-        names = ("num_warps", "num_stages", "enable_fp_fusion")
+        names = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
         options = {name: arguments[name] for name in names if name in arguments}
         named = {p.name: arguments[p.name] for p in kernel.params if p.is_constexpr}
         types = [t for t in made.signature.values() if t.startswith("*")]
