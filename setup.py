@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -189,7 +189,7 @@ def build_requirements() -> list[str]:
 # kernels/triton is one of eegfast's packages. kernels/ itself is none, so that `import kernels`
 # finds other people's package of that name from here, too.
 PACKAGES = dict(
-    packages=[*find_packages(include=["eegfast", "eegfast.*"]), "eegfast._triton"],
+    packages=[*find_namespace_packages(include=["eegfast", "eegfast.*"]), "eegfast._triton"],
     package_dir={"eegfast._triton": "kernels/triton"},
 )
 
