@@ -19,11 +19,12 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 
 import eegfast
-from eegfast.backends import has_kernel, run_on
+from eegfast.backends import backends, has_kernel, run_on
 
 SMALL_US = 150  # a row whose every run is shorter than this is also timed as a replayed graph
 
@@ -91,9 +92,7 @@ class GpuBenchmark:
         measured = c.error(c.ours())
         assert measured <= c.error_limit, f"error {measured:.2g} > {c.error_limit:.2g}"
         refused: dict[str, str] = {}
-        triton = (
-            {"triton": in_triton(c.ours)} if importlib.util.find_spec("eegfast._triton") else {}
-        )
+        triton = {"triton": in_triton(op, c.ours)} if has_triton(op) else {}
         entrants = {**c.rivals, **c.ours_too, **triton}
         good: dict[str, Callable] = {}
         for name, function in entrants.items():
@@ -231,11 +230,18 @@ class GpuBenchmark:
             torch.cuda.synchronize()
 
 
-def in_triton(ours: Callable) -> Callable:
-    """The same call on the Triton kernels, which have the operators' own signatures."""
+def has_triton(op: str) -> bool:
+    runs = next(backend.available for backend in backends() if backend.name == "triton")
+    return runs and importlib.util.find_spec(f"eegfast._triton.{op}") is not None
+
+
+def in_triton(op: str, ours: Callable) -> Callable:
+    """The same call on the Triton kernels, without the cost of forcing them each time."""
+    module = importlib.import_module(f"eegfast._triton.{op}")
+    functions = SimpleNamespace(**{n: getattr(module, n) for n in (op, op + "_backward")})
 
     def call():
-        with run_on(importlib.import_module("eegfast._triton")):
+        with run_on(functions):
             return ours()
 
     return call
