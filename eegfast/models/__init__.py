@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks. Every model takes features or signals and returns logits."""
 
+from eegfast.models.base import Network, from_pretrained
 from eegfast.models.registry import create, names, register
 from eegfast.models.resattentionet import ResAttentioNet
 
-__all__ = ["ResAttentioNet", "create", "names", "register"]
+__all__ = ["Network", "ResAttentioNet", "create", "from_pretrained", "names", "register"]

@@ -50,6 +50,11 @@ def names() -> list[str]:
     return sorted(_FACTORIES)
 
 
+def name_of(cls: type[nn.Module]) -> str:
+    """Name under which a class was registered."""
+    return next(name for name, factory in _FACTORIES.items() if factory is cls)
+
+
 def create(name: str, **kwargs) -> nn.Module:
     """Build a network by name.
 

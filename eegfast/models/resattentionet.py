@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from eegfast.models.base import Network
 from eegfast.models.registry import register
 
 
@@ -111,7 +112,7 @@ class TemporalAttentionPooling(nn.Module):
 
 
 @register("resattentionet")
-class ResAttentioNet(nn.Module):
+class ResAttentioNet(Network):
     """Residual network with attention pooling over a sequence of DE windows.
 
     Parameters
@@ -204,6 +205,10 @@ class ResAttentioNet(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(dim, 128), nn.ReLU(), nn.Dropout(drop_prob), nn.Linear(128, n_outputs)
         )
+
+    def example_inputs(self, batch_size: int = 1) -> tuple[torch.Tensor, ...]:
+        shape = (batch_size, self.n_windows or 60, self.n_chans, self.n_bands)
+        return (torch.randn(shape, device=self.pooling.query.device),)
 
     def _flatten(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, windows, n_chans, n_bands)`` or ``(N, windows, F)`` -> ``(N, F, windows)``."""
