@@ -14,9 +14,7 @@ ROOT = Path(__file__).parent
 def pytest_addoption(parser):
     group = parser.getgroup("eegfast")
     group.addoption(
-        "--device",
-        default="cuda",
-        help="device of tests/cuda (default: cuda; on cpu, what needs a GPU is skipped)",
+        "--backend", action="append", help="of tests/backends, run this back end's part only"
     )
     group.addoption("--benchmark", action="store_true", help="run benchmarks/, not the tests")
     group.addoption(

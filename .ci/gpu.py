@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Everything that only a machine with a GPU can show, in one command: `make gpu`.
 
-Builds for the GPU found, runs tests/cuda, benchmarks/gpu.py, compute-sanitizer and, if asked, ncu.
-Needs python3 with torch, numpy, scipy, pytest and a C++ compiler, CMake and nvcc; no network. A
-step that fails does not keep the next from running; one for which no time is left is named. The
-log and results go to $OUT, or build/gpu. `--dry-run` does what a machine without a GPU can.
+Builds for the GPU found, runs tests/backends and tests/cuda, benchmarks/gpu.py, compute-sanitizer
+and, if asked, ncu. Needs python3 with torch, numpy, scipy, pytest and a C++ compiler, CMake and
+nvcc; no network. A step that fails does not keep the next from running; one for which no time is
+left is named. The log and results go to $OUT, or build/gpu. `--dry-run` does what a machine without
+a GPU can.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def steps(dry_run: bool, profile: bool) -> list[Step]:
     """In the order of what matters most, should time run out."""
     device = ["--device", "cpu" if dry_run else "cuda"]
     dry = ["--dry-run"] if dry_run else []
-    pytest = [PYTHON, "-m", "pytest", "tests/cuda", "-q", "--durations=5", "-p", "no:cacheprovider"]
+    pytest = [PYTHON, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider"]
+    pytest += ["tests/backends", "tests/cuda"]
+    for name in ["cpu"] if dry_run else ["cuda", "triton"]:
+        pytest += ["--backend", name]
     sanitize = [PYTHON, "tests/cuda/sanitize.py", *device]
     benchmark = [PYTHON, "benchmarks/gpu.py", *dry]
     arch = gpu_arch()
@@ -79,7 +83,7 @@ def steps(dry_run: bool, profile: bool) -> list[Step]:
             lines=2,
         ),
         Step("facts", 60, [[PYTHON, "-c", FACTS]], lines=19),
-        Step("tests", 150, [[*pytest, *device]], lines=10),
+        Step("tests", 150, [pytest], lines=10),
         Step("benchmarks", 220, [benchmark], lines=30),
         Step(
             "sanitizers",

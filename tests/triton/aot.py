@@ -5,8 +5,10 @@
 
 The operator's functions run on meta tensors, of the large shapes below and, for sm_90, those of
 tests/ops/cases.py, and their launches are recorded, not done. What they would have launched is
-compiled, each variant once, and printed as a line of JSON with the resources that cuobjdump tells.
-Not under TRITON_INTERPRET, which leaves nothing to compile.
+compiled, each variant once, and printed as a line of JSON: the kernel with its configuration, and
+the resources that cuobjdump tells. Without arguments, the table resources.txt is written anew, the
+most that any variant of a configuration takes. Not under TRITON_INTERPRET, which leaves nothing to
+compile.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +35,10 @@ from eegfast import ops
 from eegfast.backends import run_on
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+ROOT = Path(__file__).resolve().parents[2]
+OPS = sorted(p.stem for p in (ROOT / "kernels/triton").glob("*.py") if p.stem[0] != "_")
+SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes that a block may have
+TABLE = Path(__file__).with_name("resources.txt")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -117,24 +125,80 @@ def resources(cubin):
     return {w.split(":")[0]: int(w.split(":")[1]) for w in words if w[:3] in ("REG", "STA", "LOC")}
 
 
-def main(op, arch):
+def configuration(op, kernel, made, arguments, options):
+    """A kernel, the types of its tensors, its constants and options, in one line."""
+    types = ",".join(t.lstrip("*") for t in made.signature.values() if t.startswith("*"))
+    constants = {p.name: arguments[p.name] for p in kernel.params if p.is_constexpr}
+    words = [f"{name}={value}" for name, value in (constants | options).items()]
+    return f"{op}.{kernel.__name__}({types}) {' '.join(words)}".replace("torch.", "")
+
+
+def compile_all(op, arch):
+    """Print each variant's configuration and what it takes."""
     seen = set()
     for kernel, arguments in launches(op, small=arch == 90):
         made = source(kernel, arguments)
         names = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
         options = {name: arguments[name] for name in names if name in arguments}
-        named = {p.name: arguments[p.name] for p in kernel.params if p.is_constexpr}
-        types = [t for t in made.signature.values() if t.startswith("*")]
-        row = dict(kernel=kernel.__name__, types=types, **named, **options)
+        name = configuration(op, kernel, made, arguments, options)
         # Sizes of 1 become constants, which is another source: on one generation, all of those.
-        key = str(row) + (str(made.signature) if arch == 90 else "")
+        key = name + (str(made.signature) if arch == 90 else "")
         if key in seen:
             continue
         seen.add(key)
         done = triton.compile(made, target=GPUTarget("cuda", arch, 32), options=options)
-        row.update(resources(done.asm["cubin"]), shared=done.metadata.shared)
-        print(json.dumps(row), flush=True)
+        told = resources(done.asm["cubin"])
+        taken = told["REG"], told["STACK"] + told["LOCAL"], done.metadata.shared
+        print(json.dumps([name, *taken]), flush=True)
+
+
+def measure(op, arch):
+    """Compile in a process of its own: {configuration: (registers, spilled, shared bytes)}."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        environment |= {"TRITON_CACHE_DIR": cache}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "ops"), *sys.path])
+        done = subprocess.run(
+            [sys.executable, __file__, op, str(arch)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    taken = {}
+    for line in done.stdout.splitlines():
+        name, *numbers = json.loads(line)
+        taken[name] = tuple(map(max, numbers, taken.get(name, numbers)))
+    return taken
+
+
+def read_table():
+    """Version of Triton, and {(architecture, configuration): as measure gives}."""
+    head, *lines = TABLE.read_text().splitlines()
+    rows = (line.split(maxsplit=4) for line in lines)
+    table = {(int(arch), name): tuple(map(int, numbers)) for arch, *numbers, name in rows}
+    return head.split()[2].rstrip(":"), table
+
+
+def write_table():
+    head = (
+        f"# triton {triton.__version__}: architecture, registers, spilled and shared bytes, kernel"
+    )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pairs = [(arch, op) for op in OPS for arch in SHARED]
+        found = pool.map(lambda pair: measure(*reversed(pair)), pairs)
+        rows = [
+            f"{arch:4} {registers:4} {spilled:4} {shared:7}  {name}"
+            for (arch, _), taken in zip(pairs, found, strict=True)
+            for name, (registers, spilled, shared) in sorted(taken.items())
+        ]
+    TABLE.write_text("\n".join([head, *rows]) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) == 1:
+        write_table()
+    else:
+        compile_all(sys.argv[1], int(sys.argv[2]))

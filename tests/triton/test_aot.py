@@ -1,42 +1,32 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Every kernel in every configuration becomes machine code for three generations of GPU, keeps its
-variables in registers, and fits the shared memory of a block."""
+variables in registers, and fits the shared memory of a block.
+
+``python tests/triton/aot.py`` writes the table that this holds them against. Registers are those of
+one release of Triton; with another, only what the table lets spill may spill.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "kernels" / "triton"
-OPS = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
-SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes that a block may have
-# Bytes of stack, where ptxas spills a little whatever the configuration: the weighted spectrum and
-# its rests, split for three passes, are held for a whole loop.
-# So are the rows of few lanes that short signals leave in scaling_conv1d.
-STACK = {
-    ("band_power", "_backward"): 32,
-    ("scaling_conv1d", "_forward"): 16,
-    ("scaling_conv1d", "_grad_x"): 16,
-}
+pytest.importorskip("triton")
+import aot  # noqa: E402
+import triton  # noqa: E402
 
 
-@pytest.mark.parametrize("arch", SHARED)
-@pytest.mark.parametrize("op", OPS)
-def test_kernels_compile_and_spill_nothing(op, arch, tmp_path):
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "ops"), *sys.path])
-    script = [sys.executable, str(Path(__file__).with_name("aot.py")), op, str(arch)]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert rows
-    for row in rows:
-        assert row["STACK"] <= STACK.get((op, row["kernel"]), 0) and not row["LOCAL"], row
-        assert row["shared"] <= SHARED[arch], row
+@pytest.mark.parametrize("arch", aot.SHARED)
+@pytest.mark.parametrize("op", aot.OPS)
+def test_kernels_take_what_the_table_says(op, arch):
+    version, table = aot.read_table()
+    taken = aot.measure(op, arch)
+    assert taken
+    for name, (registers, spilled, shared) in taken.items():
+        assert (arch, name) in table, f"sm_{arch} {name}: not in {aot.TABLE.name}"
+        most_registers, most_spilled, most_shared = table[arch, name]
+        assert shared <= aot.SHARED[arch], name
+        if version == triton.__version__:
+            known = registers <= most_registers and spilled <= most_spilled
+            assert known and shared <= most_shared, (name, registers, spilled, shared)
+        else:
+            assert most_spilled or not spilled, (name, spilled)

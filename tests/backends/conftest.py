@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""``target`` is each row of tests/ops/targets.py that can run here, or that --backend asks for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from targets import TARGETS
+
+
+def pytest_generate_tests(metafunc):
+    if "target" not in metafunc.fixturenames:
+        return
+    asked = metafunc.config.getoption("--backend")
+    rows = [row for row in TARGETS if not asked or row.backend in asked]
+    here = [row for row in rows if not row.absent()]
+    metafunc.parametrize("target", here, ids=lambda row: row.id)
+
+
+@pytest.fixture(autouse=True)
+def exact_and_poisoned():
+    """No TF32 behind the reference, and NaN in fresh memory: an element never written is seen."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
