@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 import eegfast
 from eegfast import reference
@@ -136,12 +136,12 @@ class Network(nn.Module):
         str
             A line per layer; the last lines count parameters and buffers.
         """
-        shown = {m: n for n, m in self.named_modules() if n and n.count(".") < depth}
-        shapes = _output_shapes(self, shown)
+        shapes = _output_shapes(self)
         rows = [("layer", "kind", "output", "parameters")]
-        for module, name in shown.items():
-            count = sum(p.numel() for p in module.parameters())
-            rows.append((name, type(module).__name__, shapes.get(module, ""), f"{count:,}"))
+        for name, module in self.named_modules():
+            if name and name.count(".") < depth:
+                count = sum(p.numel() for p in module.parameters())
+                rows.append((name, type(module).__name__, shapes.get(name, ""), f"{count:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d:>{widths[3]}}"
@@ -193,13 +193,8 @@ class Network(nn.Module):
         """
         inputs = self.example_inputs(batch_size or 2)
         batch = torch.export.Dim("batch") if batch_size is None else None
-        was_training = self.training
-        try:
-            program = torch.export.export(
-                self.eval(), inputs, dynamic_shapes=[{0: batch} if batch else None] * len(inputs)
-            )
-        finally:
-            self.train(was_training)
+        shapes = [{0: batch} if batch else None] * len(inputs)
+        program = torch.export.export(copy.deepcopy(self).eval(), inputs, dynamic_shapes=shapes)
         ours = {
             getattr(torch.ops.eegfast, op).default: getattr(reference, op)
             for op in reference.__all__
@@ -237,20 +232,16 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _output_shapes(network: Network, modules) -> dict[nn.Module, str]:
-    """Of the modules that a forward pass calls, in evaluation mode."""
-    shapes: dict[nn.Module, str] = {}
+def _output_shapes(network: Network) -> dict[str, str]:
+    """By name, of the modules that a forward pass in evaluation mode calls."""
+    shapes: dict[str, str] = {}
+    network = copy.deepcopy(network).eval()
+    for name, module in network.named_modules():
 
-    def record(module, _, out):
-        shapes.setdefault(module, _shape(out if isinstance(out, Tensor) else out[0]))
+        def record(module, _, out, name=name):
+            shapes.setdefault(name, _shape(out if isinstance(out, Tensor) else out[0]))
 
-    hooks: list[RemovableHandle] = [m.register_forward_hook(record) for m in modules]
-    was_training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(*network.example_inputs())
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
+        module.register_forward_hook(record)
+    with torch.no_grad():
+        network(*network.example_inputs())
     return shapes
