@@ -171,11 +171,33 @@ def test_single_precision_stays_near_the_twin_in_double():
         ours = net.train(training)(*inputs)
         exact = twin.train(training)(*(x.double() for x in inputs))
         error = (ours - exact).abs().max() / exact.std(0).min()
-        print(error)
         assert error < 1e-3  # of the differences between samples, which are what is learned from
+        for model, out in ((net, ours), (twin, exact)):
+            model.zero_grad()
+            nn.functional.cross_entropy(out, torch.tensor([0, 1, 2, 0])).backward()
+        for (name, mine), theirs in zip(net.named_parameters(), twin.parameters(), strict=True):
+            assert (mine.grad - theirs.grad).norm() < 1e-3 * theirs.grad.norm(), name
 
 
-@pytest.mark.parametrize("size", [4, 7])
+def test_bfloat16_autocast_trains():
+    torch.manual_seed(0)
+    net = LDMEEG(drop_prob=0.0)
+    inputs, target = net.example_inputs(6), torch.arange(6) % 3
+    grads = []
+    for enabled in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = nn.functional.cross_entropy(net(*inputs), target)
+        loss.backward()
+        grads.append({name: p.grad.clone() for name, p in net.named_parameters()})
+    for name, rounded in grads[1].items():
+        assert torch.isfinite(rounded).all(), name
+    for name in ("classifier.0.weight", "time.block4.transition.conv.weight"):
+        exact, rounded = grads[0][name].flatten(), grads[1][name].flatten()
+        assert torch.cosine_similarity(exact, rounded, 0) > 0.99, name
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7])
 def test_transition_is_a_convolution_and_a_pool(size):
     torch.manual_seed(0)
     transition = Transition(6, 3).double()
