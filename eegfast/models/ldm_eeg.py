@@ -160,8 +160,9 @@ class PseudoUnit3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, D, H, W)`` to ``(N, 2 C or C, D, H, W)``."""
-        y = torch.relu(self.norm1(x)).contiguous(memory_format=DENSE_LAYOUT)
-        y = self.filter(torch.relu(self.norm2(self.expand(y))))
+        y = self.expand(torch.relu(self.norm1(x)))
+        y = torch.relu(self.norm2(y)).contiguous(memory_format=DENSE_LAYOUT)
+        y = self.filter(y)
         return torch.cat([x, y], 1) if self.merge == "concat" else x + y
 
 
