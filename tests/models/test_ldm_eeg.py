@@ -124,8 +124,8 @@ def test_trains_and_evaluates_as_the_twin(kwargs):
     torch.manual_seed(0)
     twin, net = TwinLDMEEG(**kwargs).double(), LDMEEG(**kwargs).double()
     net.load_state_dict(twin.state_dict())
-    inputs = [x.double() for x in net.example_inputs(3)]
-    target = torch.arange(3) % net.config["n_outputs"]
+    inputs = [x.double() for x in net.example_inputs(2)]
+    target = torch.arange(2) % net.config["n_outputs"]
     models = {"twin": twin, "ours": net}
     optimizers = [torch.optim.Adam(m.parameters(), lr=5e-4) for m in models.values()]
     for step in range(3):
@@ -358,11 +358,10 @@ def test_registry_and_configuration():
     assert net.config["conv"] == "pseudo" and net.config["attention"] == "0011"
 
 
-@pytest.mark.parametrize("conv", ["depthwise", "pseudo-parallel"])
-def test_compiles_whole(conv):
+def test_a_pseudo_form_compiles_whole():
     torch.manual_seed(0)
-    net = LDMEEG(n=1, c=2, conv=conv, drop_prob=0.0)
-    twin = LDMEEG(n=1, c=2, conv=conv, drop_prob=0.0)
+    net = LDMEEG(n=1, c=2, conv="pseudo-parallel", drop_prob=0.0)
+    twin = LDMEEG(n=1, c=2, conv="pseudo-parallel", drop_prob=0.0)
     twin.load_state_dict(net.state_dict())
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
     inputs = net.example_inputs(3)
