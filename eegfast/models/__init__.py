@@ -2,7 +2,18 @@
 """Networks. Every model takes features or signals and returns logits."""
 
 from eegfast.models.base import Network, from_pretrained
+from eegfast.models.hamnet import HAMNet
 from eegfast.models.registry import create, names, register
 from eegfast.models.resattentionet import ResAttentioNet
+from eegfast.models.scalingnet import ScalingNet
 
-__all__ = ["Network", "ResAttentioNet", "create", "from_pretrained", "names", "register"]
+__all__ = [
+    "HAMNet",
+    "Network",
+    "ResAttentioNet",
+    "ScalingNet",
+    "create",
+    "from_pretrained",
+    "names",
+    "register",
+]
