@@ -184,7 +184,9 @@ class HAMNet(Network):
 
         self.spatial = nn.Conv2d(1, n_spatial, (n_chans, 1), bias=False)
         try:
-            self.filter_bank = FilterBankPower(bands or BANDS, sfreq, n_taps, log=log)
+            self.filter_bank = FilterBankPower(
+                BANDS if bands is None else bands, sfreq, n_taps, log=log
+            )
         except ValueError as error:
             raise ValueError(f"HAMNet: bands, sfreq or n_taps: {error}") from None
         if freeze_filters or (freeze_filters is None and both):
@@ -223,12 +225,14 @@ class HAMNet(Network):
         ValueError
             If the shape is another.
         """
-        times = self.n_times or "n_times"
-        if x.dim() != 3 or x.shape[1] != self.n_chans or x.shape[2] != (self.n_times or x.shape[2]):
+        fits = x.dim() == 3 and x.shape[1] == self.n_chans
+        if not fits or (x.shape[2] != self.n_times if self.n_times else x.shape[2] == 0):
+            times = self.n_times or "n_times >= 1"
             raise ValueError(
                 f"HAMNet: expected a signal (N, {self.n_chans}, {times}), got {tuple(x.shape)}"
             )
-        components = self._spatial_weights().flatten(0, 1) @ x
+        weights = self._spatial_weights().flatten(0, 1)
+        components = torch.bmm(weights.expand(x.shape[0], -1, -1), x)  # rows contiguous in time
         if self.stage == "pretrain":
             features = self.filter_bank(components)
         else:

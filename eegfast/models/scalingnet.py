@@ -175,8 +175,9 @@ class ScalingNet(Network):
         ValueError
             If the shape is another.
         """
-        times = self.n_times or "n_times"
-        if x.dim() != 3 or x.shape[1] != self.n_chans or x.shape[2] != (self.n_times or x.shape[2]):
+        fits = x.dim() == 3 and x.shape[1] == self.n_chans
+        if not fits or (x.shape[2] != self.n_times if self.n_times else x.shape[2] == 0):
+            times = self.n_times or "n_times >= 1"
             raise ValueError(
                 f"ScalingNet: expected a signal (N, {self.n_chans}, {times}), got {tuple(x.shape)}"
             )
