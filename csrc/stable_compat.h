@@ -65,6 +65,11 @@ inline Signal as_signal(Tensor x) {
     if (s.n_times > 1 && x.stride(dims - 1) != 1) s.batch = -1;
     return s;
   };
+  if (x.numel() == 0) {  // contiguous whatever its strides
+    int64_t batch = 1;
+    for (int64_t d = 0; d + 2 < x.dim(); ++d) batch *= x.size(d);
+    return {x, batch, x.size(x.dim() - 2), x.size(x.dim() - 1), 0, 0};
+  }
   Signal s = view();
   if (s.batch >= 0) return s;
   x = as_contiguous(x);

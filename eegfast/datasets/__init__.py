@@ -3,7 +3,7 @@
 
 from eegfast.datasets._formats import READABLE, files_of
 from eegfast.datasets.eegmat import EEGMAT
-from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, positions_for
+from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, mirror_map, positions_for
 from eegfast.datasets.readers import read_recording
 from eegfast.datasets.recording import Recording
 
@@ -14,6 +14,7 @@ __all__ = [
     "Recording",
     "canonical_name",
     "files_of",
+    "mirror_map",
     "positions_for",
     "read_recording",
 ]

@@ -26,7 +26,14 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["SEED_CHANNELS", "canonical_name", "clean_name", "find_channel", "positions_for"]
+__all__ = [
+    "SEED_CHANNELS",
+    "canonical_name",
+    "clean_name",
+    "find_channel",
+    "mirror_map",
+    "positions_for",
+]
 
 SEED_CHANNELS: tuple[str, ...] = tuple(
     "FP1 FPZ FP2 AF3 AF4 F7 F5 F3 F1 FZ F2 F4 F6 F8 FT7 FC5 FC3 FC1 FCZ FC2 FC4 FC6 FT8 "
@@ -49,6 +56,12 @@ _ROWS = (
 )
 _MIDLINE = ("Fpz", "AFz", "Fz", "FCz", "Cz", "CPz", "Pz", "POz", "Oz", "Iz")
 _BELOW_RING = -22.5
+
+# Rows of the 10-5 system from the nose to the neck, the ears, the mastoids, the cerebellar pair.
+_PREFIXES = frozenset(
+    "N NFP FP AFP AF AFF F FFT FFC FT FC FTT FCC T C TTP CCP TP CP TPP CPP P PPO PO POO O OI I "
+    "A M CB".split()
+)
 
 _SEMI_AXES = np.array([0.0915, 0.1002, 0.1041])
 _CENTRE = np.array([0.0, 0.0146, 0.0363])
@@ -158,6 +171,14 @@ def canonical_name(name: str) -> str | None:
     return None if entry is None else entry[0]
 
 
+_BUNDLED = re.compile(r"[A-H]\d+")
+
+
+def _counts_bundles(names: Sequence[str]) -> bool:
+    """A BioSemi cap's C3 or B5 is the third or fifth of a bundle of wires, not a 10-20 place."""
+    return {"A3", "B3"} <= set(names)
+
+
 def positions_for(ch_names: Iterable[str]) -> dict[str, tuple[float, float, float]]:
     """Positions of electrodes by name.
 
@@ -174,12 +195,11 @@ def positions_for(ch_names: Iterable[str]) -> dict[str, tuple[float, float, floa
         a BioSemi cap.
     """
     names = list(ch_names)
-    # A BioSemi cap's C3 or B5 is the third or fifth of a bundle of wires, not a 10-20 place.
-    bundles = {"A3", "B3"} <= set(names)
+    bundles = _counts_bundles(names)
     positions = {}
     for name in names:
         electrode = canonical_name(name)
-        if electrode is not None and not (bundles and re.fullmatch(r"[A-H]\d+", name)):
+        if electrode is not None and not (bundles and _BUNDLED.fullmatch(name)):
             positions[name] = _table()[electrode.upper()][1]
     return positions
 
@@ -207,3 +227,63 @@ def find_channel(name: str, ch_names: Sequence[str]) -> int | None:
         return None
     matches = (i for i, other in enumerate(ch_names) if canonical_name(other) == electrode)
     return next(matches, None)
+
+
+def mirror_map(ch_names: Iterable[str]) -> list[int]:
+    """For each channel, the index of its counterpart on the other side of the head.
+
+    Odd numbers lie on the left and have the next even number as their counterpart (F7 and F8, CB1
+    and CB2, AFF5h and AFF6h); electrodes that end in z are their own.
+
+    Parameters
+    ----------
+    ch_names : iterable of str
+        Names of the 10-20, 10-10 or 10-5 system in any order and any of the spellings that
+        `canonical_name` understands: case, an ``EEG`` prefix and a reference do not matter, and
+        T3, T4, T5, T6 are T7, T8, P7, P8.
+
+    Returns
+    -------
+    list of int
+        A permutation that is its own inverse: ``x[mirror_map(names)]`` is the mirrored signal.
+
+    Raises
+    ------
+    ValueError
+        If a name is no place on the head (BioSemi's A1 ... H32 are none), a place comes twice, or
+        an electrode has no counterpart. The message names the channels.
+
+    Examples
+    --------
+    >>> mirror_map(["Fp1", "Fp2", "Fz", "T3", "T8"])
+    [1, 0, 2, 4, 3]
+    """
+    names = list(ch_names)
+    bundles = _counts_bundles(names)
+    sides = [None if bundles and _BUNDLED.fullmatch(n) else _with_counterpart(n) for n in names]
+    _refuse(names, [side is None for side in sides], "no electrode of the 10-5 system")
+    places = [place for place, _ in sides]
+    _refuse(names, [places.count(place) > 1 for place in places], "channels share a place")
+    index = {place: i for i, place in enumerate(places)}
+    _refuse(names, [other not in index for _, other in sides], "no counterpart on the other side")
+    return [index[other] for _, other in sides]
+
+
+def _with_counterpart(name: str) -> tuple[str, str] | None:
+    """An electrode and the one that mirrors it, both in upper case; None if it is no electrode."""
+    key = re.split(r"[-:/]", clean_name(name), maxsplit=1)[0].strip().rstrip(".").upper()
+    key = OLD_NAMES.get(key, key)
+    parts = re.fullmatch(r"([A-Z]+?)(?:Z|([1-9]\d?)(H?))", key)
+    if parts is None or parts[1] not in _PREFIXES:
+        return None
+    prefix, number, half = parts.groups()
+    if number is None:
+        return key, key
+    other = int(number) + (1 if int(number) % 2 else -1)
+    return key, f"{prefix}{other}{half}"
+
+
+def _refuse(names: Sequence[str], wrong: Sequence[bool], why: str) -> None:
+    if any(wrong):
+        listed = ", ".join(name for name, is_wrong in zip(names, wrong, strict=True) if is_wrong)
+        raise ValueError(f"mirror_map: {why}: {listed}")

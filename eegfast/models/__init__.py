@@ -2,8 +2,20 @@
 """Networks. Every model takes features or signals and returns logits."""
 
 from eegfast.models.base import Network, from_pretrained
+from eegfast.models.hamnet import HAMNet
 from eegfast.models.ldm_eeg import LDMEEG
 from eegfast.models.registry import create, names, register
 from eegfast.models.resattentionet import ResAttentioNet
+from eegfast.models.scalingnet import ScalingNet
 
-__all__ = ["LDMEEG", "Network", "ResAttentioNet", "create", "from_pretrained", "names", "register"]
+__all__ = [
+    "HAMNet",
+    "LDMEEG",
+    "Network",
+    "ResAttentioNet",
+    "ScalingNet",
+    "create",
+    "from_pretrained",
+    "names",
+    "register",
+]

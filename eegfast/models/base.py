@@ -159,7 +159,8 @@ class Network(nn.Module):
     def export_onnx(self, path: str | os.PathLike, batch_size: int | None = None) -> Path:
         """Write the network, in evaluation mode, as an ONNX file of standard operators.
 
-        Our operators are replaced by what :mod:`eegfast.reference` does.
+        Our operators are replaced by what :mod:`eegfast.reference` does. Convolutions in float64
+        become float32, the only type for which onnxruntime has them on the CPU.
 
         Parameters
         ----------
@@ -174,9 +175,10 @@ class Network(nn.Module):
             The file.
         """
         path = Path(path)
-        torch.onnx.export(self.export(batch_size), dynamo=True, verbose=False, optimize=True).save(
-            str(path)
+        program = self.export(batch_size).run_decompositions(
+            {torch.ops.aten.convolution.default: _convolution_in_float32}
         )
+        torch.onnx.export(program, dynamo=True, verbose=False, optimize=True).save(str(path))
         return path
 
     def export(self, batch_size: int | None = None) -> torch.export.ExportedProgram:
@@ -194,7 +196,8 @@ class Network(nn.Module):
         inputs = self.example_inputs(batch_size or 2)
         batch = torch.export.Dim("batch") if batch_size is None else None
         shapes = [{0: batch} if batch else None] * len(inputs)
-        program = torch.export.export(copy.deepcopy(self).eval(), inputs, dynamic_shapes=shapes)
+        with torch.no_grad():  # nothing is kept for a backward pass
+            program = torch.export.export(copy.deepcopy(self).eval(), inputs, dynamic_shapes=shapes)
         ours = {
             getattr(torch.ops.eegfast, op).default: getattr(reference, op)
             for op in reference.__all__
@@ -226,6 +229,14 @@ def _read(path: Path, device: str) -> tuple[dict, dict[str, Tensor]]:
             f"{path}: weights without a configuration; `save_pretrained` of a network writes both"
         ) from None
     return about, tensors
+
+
+def _convolution_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None, *options) -> Tensor:
+    if x.dtype != torch.float64:
+        return NotImplemented
+    bias = None if bias is None else bias.float()
+    convolution = torch.ops.aten.convolution.default
+    return convolution(x.float(), weight.float(), bias, *options).double()
 
 
 def _shape(tensor: Tensor) -> str:

@@ -39,11 +39,14 @@ def fir_bank(bands: Bands, sfreq: float, n_taps: int) -> Tensor:
     Raises
     ------
     ValueError
-        If ``n_taps`` or a band is malformed, or a band ends above the Nyquist frequency.
+        If ``n_taps`` or a band is malformed, there is no band, or one ends above the Nyquist
+        frequency.
     """
     if int(n_taps) != n_taps or n_taps < 1:
         raise ValueError(f"fir_bank: n_taps must be a whole number >= 1, got {n_taps!r}")
     edges = list(bands.values()) if isinstance(bands, Mapping) else list(bands)
+    if not edges:
+        raise ValueError("fir_bank: expected at least one band, got none")
     for low, high in edges:
         if not 0 <= low < high <= sfreq / 2:
             raise ValueError(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from eegfast.ops._library import check_signal, register, register_autograd
 
 def _fake(x, taps, head, tail):
     shape = (*x.shape[:-2], taps.shape[0], x.shape[-2])
-    rows = x.shape[:-1].numel()
+    rows = math.prod(x.shape[:-1])  # Size.numel would fix a symbolic size
     sums = x.new_empty((taps.shape[1] + 1, rows), dtype=torch.float64)
     return (*(x.new_empty(shape, dtype=torch.float64) for _ in range(2)), sums)
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from eegfast.datasets import SEED_CHANNELS, canonical_name, positions_for
+from eegfast.datasets import EEGMAT, SEED_CHANNELS, canonical_name, mirror_map, positions_for
 from eegfast.datasets.montage import clean_name, find_channel
 
 
@@ -126,6 +126,63 @@ def test_find_channel():
     assert find_channel("F4", names) == 2
     assert find_channel("Oz", names) is None
     assert find_channel("ECG", names) is None
+
+
+def test_mirror_map_of_seed():
+    rows = [
+        [2, 1, 0],
+        [4, 3],
+        *(list(range(first + 8, first - 1, -1)) for first in (5, 14, 23, 32, 41)),
+        [56, 55, 54, 53, 52, 51, 50],
+        [61, 60, 59, 58, 57],
+    ]
+    expected = [i for row in rows for i in row]
+    mirror = mirror_map(SEED_CHANNELS)
+    assert mirror == expected
+    assert [mirror[i] for i in mirror] == list(range(62))
+    fixed = [name for i, name in enumerate(SEED_CHANNELS) if mirror[i] == i]
+    assert fixed == ["FPZ", "FZ", "FCZ", "CZ", "CPZ", "PZ", "POZ", "OZ"]
+
+
+def test_mirror_map_is_a_reflection_in_space():
+    for names in (SEED_CHANNELS, EEGMAT()[0].ch_names):
+        places = positions_for(names)
+        for name, other in zip(names, mirror_map(names), strict=True):
+            x, y, z = places[names[other]]
+            np.testing.assert_allclose((-x, y, z), places[name], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("names", "mirror"),
+    [
+        ([], []),
+        (["Cz"], [0]),
+        (["F8", "f7"], [1, 0]),
+        (["EEG FP1-REF", "EEG FP2-REF", "T3", "T8", "Fc5.", "FC6"], [1, 0, 3, 2, 5, 4]),
+        (["F4-A1", "F3-A2"], [1, 0]),
+        (["CB2", "CB1", "M1", "M2"], [1, 0, 3, 2]),
+        (["AFF1h", "AFp3", "AFF2h", "AFp4", "CPPz", "POO10h", "POO9h"], [2, 3, 0, 1, 4, 6, 5]),
+        (["F9", "F10"], [1, 0]),
+    ],
+)
+def test_mirror_map_by_names(names, mirror):
+    assert mirror_map(names) == mirror
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["F3", "Cz", "O2"], "no counterpart on the other side: F3, O2$"),
+        (["F9", "F8"], "no counterpart on the other side: F9, F8$"),
+        (["E1", "E2", "Cz", "ECG", "C0"], "no electrode of the 10-5 system: E1, E2, ECG, C0$"),
+        (["F4-A1", "F3", "F4"], "share a place: F4-A1, F4$"),
+        (["T3", "T7", "T4"], "share a place: T3, T7$"),
+        ([f"{b}{n}" for b in "AB" for n in (1, 2, 3, 4)], "10-5 system: A1, A2, A3, A4, B1"),
+    ],
+)
+def test_mirror_map_refuses(names, message):
+    with pytest.raises(ValueError, match=message):
+        mirror_map(names)
 
 
 def test_datasets_need_neither_mne_nor_scipy():

@@ -229,7 +229,9 @@ def test_files_that_are_no_network(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"bare.safetensors: [\s\S]*size mismatch"):
         models.from_pretrained(rewritten(config=net.config | {"n_outputs": 7}))
     other = next(n for n in models.names() if n != "resattentionet")
-    with pytest.raises(ValueError, match="net.safetensors: an? .* expected, this is resattentionet"):
+    with pytest.raises(
+        ValueError, match="net.safetensors: an? .* expected, this is resattentionet"
+    ):
         type(make(other)).from_pretrained(path)
 
 
