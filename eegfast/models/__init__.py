@@ -4,5 +4,14 @@
 from eegfast.models.base import Network, from_pretrained
 from eegfast.models.registry import create, names, register
 from eegfast.models.resattentionet import ResAttentioNet
+from eegfast.models.sst_emotionnet import SSTEmotionNet
 
-__all__ = ["Network", "ResAttentioNet", "create", "from_pretrained", "names", "register"]
+__all__ = [
+    "Network",
+    "ResAttentioNet",
+    "SSTEmotionNet",
+    "create",
+    "from_pretrained",
+    "names",
+    "register",
+]
