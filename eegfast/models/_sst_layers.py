@@ -17,24 +17,36 @@ BN_EPS = 1.1e-5
 LAYOUT = torch.channels_last_3d
 
 
+def _planes(x: Tensor) -> Tensor:
+    """``(N, C, D, H, W)`` -> ``(N * D, C, H, W)``."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _volume(x: Tensor, n: int, depth: int, height: int, width: int) -> Tensor:
+    """Channels-last 4-D tensor -> ``(n, C, depth, height, width)`` with the strides of LAYOUT."""
+    x = x.permute(0, 2, 3, 1).reshape(n, depth, height, width, x.shape[1])
+    return x.permute(0, 4, 1, 2, 3)
+
+
 def convolve(x: Tensor, weight: Tensor, stride: tuple[int, ...], pad: tuple[int, ...]) -> Tensor:
-    """``F.conv3d`` without bias, depth stride 1, as the 2-D convolution it is at bottom."""
-    n, channels, depth, height, width = x.shape
-    if weight.shape[3:] == (1, 1) and weight.shape[2] > 1:  # along depth
+    """``F.conv3d`` without bias as the 2-D convolution that it amounts to.
+
+    For this network's kernels: within planes, along depth (not strided), or of one input channel.
+    """
+    n, _, depth, height, width = x.shape
+    taps = weight.shape[2]
+    if taps > 1 and weight.shape[3:] == (1, 1):  # along depth
         y = F.conv2d(x.flatten(3), weight[..., 0], padding=(pad[0], 0))
-        return y.unflatten(3, (height, width))
-    if weight.shape[2] == 1:  # within planes
-        planes = x.transpose(1, 2).flatten(0, 1)
-        y = F.conv2d(planes, weight[:, :, 0], None, stride[1:], pad[1:])
-        return y.unflatten(0, (n, depth)).transpose(1, 2)
-    if channels == 1:  # the taps along depth as channels of a plane
-        padded = F.pad(x[:, 0], (0, 0, 0, 0, pad[0], pad[0]))
-        n_planes = padded.shape[1] - weight.shape[2] + 1
-        taps = [padded[:, i : i + n_planes] for i in range(weight.shape[2])]
-        planes = torch.stack(taps, -1).flatten(0, 1).permute(0, 3, 1, 2)
-        y = F.conv2d(planes, weight[:, 0], None, stride[1:], pad[1:])
-        return y.unflatten(0, (n, n_planes)).transpose(1, 2)
-    return F.conv3d(x, weight, None, stride, pad)
+        return _volume(y, n, y.shape[2], height, width)
+    if taps == 1:  # within planes
+        y = F.conv2d(_planes(x), weight[:, :, 0], None, stride[1:], pad[1:])
+        return _volume(y, n, depth, *y.shape[2:])
+    # Of one channel: the taps along depth become the channels of a plane.
+    x = F.pad(x[:, 0], (0, 0, 0, 0, pad[0], pad[0]))
+    depth = x.shape[1] - taps + 1
+    x = torch.stack([x[:, i : i + depth] for i in range(taps)], -1)
+    y = F.conv2d(x.flatten(0, 1).permute(0, 3, 1, 2), weight[:, 0], None, stride[1:], pad[1:])
+    return _volume(y, n, depth, *y.shape[2:])
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -95,7 +107,7 @@ class TimeStem(nn.Module):
         else:
             plane = [p for size in x.shape[:2:-1] for p in same_padding(size, 5, 2)]
             x = convolve(F.pad(x, plane), self.conv.weight, self.conv.stride, (1, 0, 0))
-        x = torch.relu(self.norm(x.contiguous(memory_format=LAYOUT)))
+        x = torch.relu(self.norm(x))
         if self.symmetric:
             return F.max_pool3d(x, 2, padding=(1, 0, 0))
         return F.max_pool3d(x, 2, ceil_mode=True)
@@ -150,8 +162,8 @@ class Transition(nn.Module):
             x = torch.relu(x)
         # By hand along depth: `F.avg_pool3d` would give up the layout.
         x = (x[:, :, :-1:2] + x[:, :, 1::2]) * 0.5
-        planes = F.avg_pool2d(x.transpose(1, 2).flatten(0, 1), 2)
-        return self.conv(planes.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2))
+        planes = F.avg_pool2d(_planes(x), 2)
+        return self.conv(_volume(planes, x.shape[0], x.shape[2], *planes.shape[2:]))
 
 
 class ParallelAttention(nn.Module):

@@ -240,10 +240,10 @@ class SSTEmotionNet(Network):
                     f"SSTEmotionNet: expected {name}_maps (N, {', '.join(map(str, expected))}), "
                     f"got {tuple(maps.shape)}"
                 )
-        if len(frequency_maps) != len(time_maps):
+        if frequency_maps.shape[0] != time_maps.shape[0]:
             raise ValueError(
                 f"SSTEmotionNet: expected as many time_maps as frequency_maps, "
-                f"{len(frequency_maps)}, got {len(time_maps)}"
+                f"{frequency_maps.shape[0]}, got {time_maps.shape[0]}"
             )
 
     def forward(self, frequency_maps: Tensor, time_maps: Tensor) -> Tensor:
