@@ -7,6 +7,7 @@ from eegfast.models.ldm_eeg import LDMEEG
 from eegfast.models.registry import create, names, register
 from eegfast.models.resattentionet import ResAttentioNet
 from eegfast.models.scalingnet import ScalingNet
+from eegfast.models.sst_emotionnet import SSTEmotionNet
 
 __all__ = [
     "HAMNet",
@@ -14,6 +15,7 @@ __all__ = [
     "Network",
     "ResAttentioNet",
     "ScalingNet",
+    "SSTEmotionNet",
     "create",
     "from_pretrained",
     "names",

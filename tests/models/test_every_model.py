@@ -15,7 +15,7 @@ from eegfast import models
 
 # Small ones where the published network would take long.
 SMALL = {
-    "hamnet": dict(n_chans=19, sfreq=200.0, n_times=120),
+    "hamnet": dict(stage="pretrain", n_chans=19, n_times=120),
     "ldm-eeg": dict(n=1, c=2),
     "resattentionet": dict(n_chans=19, n_windows=12),
     "scalingnet": dict(n_chans=19, n_times=200, kernel_length=9),
