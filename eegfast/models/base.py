@@ -30,7 +30,7 @@ class Network(nn.Module):
     Attributes
     ----------
     config : dict
-        Every argument of the constructor, defaults too.
+        Every argument of the constructor, defaults too, as JSON has them: tuples are lists.
     """
 
     config: dict[str, Any]
@@ -39,7 +39,8 @@ class Network(nn.Module):
         network = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind(network, *args, **kwargs)
         bound.apply_defaults()
-        network.__dict__["config"] = dict(list(bound.arguments.items())[1:])
+        arguments = dict(list(bound.arguments.items())[1:])
+        network.__dict__["config"] = json.loads(json.dumps(arguments, default=_plain))
         return network
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
@@ -237,6 +238,13 @@ def _convolution_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None, *opt
     bias = None if bias is None else bias.float()
     convolution = torch.ops.aten.convolution.default
     return convolution(x.float(), weight.float(), bias, *options).double()
+
+
+def _plain(value):
+    """A NumPy scalar or array, or the like, as plain numbers."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"numbers, strings, lists and dicts expected, got {type(value).__name__}")
 
 
 def _shape(tensor: Tensor) -> str:

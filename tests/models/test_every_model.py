@@ -19,7 +19,7 @@ SMALL = {
     "ldm-eeg": dict(n=1, c=2),
     "resattentionet": dict(n_chans=19, n_windows=12),
     "scalingnet": dict(n_chans=19, n_times=200, kernel_length=9),
-    "sst-emotionnet": dict(size=16),
+    "sst-emotionnet": dict(grid=16, n_steps=8, frequency_depth=10, time_depth=10),
 }
 every = pytest.mark.parametrize("name", sorted(models.names()))
 
