@@ -13,6 +13,7 @@ channels; its remaining 10-10 places are filled in by symmetry.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -121,6 +122,17 @@ def grid_cells(
     if not found:
         raise ValueError("grid_cells: ch_names must hold at least one channel with a place")
     return found
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else size
+    try:
+        height, width = (operator.index(n) for n in pair)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(f"electrode_maps: size must be a positive int or two, got {size!r}")
+    return height, width
 
 
 def _cubic_weights(distance: np.ndarray, a: float = -0.5) -> np.ndarray:
@@ -234,9 +246,7 @@ def electrode_maps(
     """
     names = list(ch_names) if not isinstance(ch_names, str) else ch_names
     places = grid_cells(names, cells, on_missing)
-    height, width = (size, size) if isinstance(size, int) else size
-    if not all(isinstance(n, int) and n > 0 for n in (height, width)):
-        raise ValueError(f"electrode_maps: size must be a positive int or two, got {size!r}")
+    height_and_width = _pair(size)
     if fill not in FILLS:
         raise ValueError(f"electrode_maps: fill must be one of {', '.join(FILLS)}, got {fill!r}")
     if resize not in RESIZES:
@@ -244,7 +254,7 @@ def electrode_maps(
             f"electrode_maps: resize must be one of {', '.join(RESIZES)}, got {resize!r}"
         )
     per_channel = tuple(places.get(name) for name in names)
-    return torch.tensor(_matrix(per_channel, (height, width), fill, resize))
+    return torch.tensor(_matrix(per_channel, height_and_width, fill, resize))
 
 
 class ElectrodeMaps(nn.Module):
@@ -309,7 +319,7 @@ class ElectrodeMaps(nn.Module):
         )
         self.ch_names = list(ch_names)
         self.cells = grid_cells(self.ch_names, cells, on_missing)
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.size = _pair(size)
         self.fill, self.resize = fill, resize
 
     def forward(self, values: Tensor, axis: int = -1) -> Tensor:
@@ -338,8 +348,9 @@ class ElectrodeMaps(nn.Module):
                 f"ElectrodeMaps: values must have {n_chans} channels on axis {axis}, "
                 f"got shape {tuple(values.shape)}"
             )
-        matrix = self.matrix.to(values.dtype)
-        return nn.functional.linear(values.movedim(axis, -1), matrix).unflatten(-1, self.size)
+        rows = values.movedim(axis, -1).contiguous()  # strided rows would make many small products
+        maps = nn.functional.linear(rows, self.matrix.to(values.dtype))
+        return maps.unflatten(-1, self.size)
 
     def extra_repr(self) -> str:
         height, width = self.size
