@@ -114,10 +114,9 @@ def test_zscores(trials):
         trials, 200, ElectrodeMaps(NAMES, 9, dtype=torch.float64), zscore="electrodes"
     )
     used = electrode_maps(NAMES, 9).sum(1).bool().view(9, 9)
-    for part in electrodes:
-        values = part[..., used]  # (N, 1, depth, 19)
-        close(values.mean((1, 2, 3)), 0.0)
-        close(values.std((1, 2, 3), correction=0), 1.0)
+    plain = ldm_eeg_inputs(trials, 200, ElectrodeMaps(NAMES, 9, dtype=torch.float64), zscore=None)
+    for part, raw in zip(electrodes, plain, strict=True):
+        close(part[3][..., used], standardized(raw[3][..., used].numpy()))
         assert (part[..., ~used] == 0).all()
 
 
@@ -135,12 +134,15 @@ def test_sst(trials):
 
 def test_sst_arguments(trials):
     inputs = sst_emotionnet_inputs(
-        trials[0] * 1e-6, 200, NAMES, window=2.0, step=0.5, n_steps=10, unit="V", zscore="stack"
+        trials[0] * 1e-6, 200, NAMES, window=2.0, step=0.5, n_steps=10, unit="V"
     )
     assert inputs[0].shape == (17, 1, 5, 32, 32) and inputs[1].shape == (17, 1, 10, 32, 32)
     piece = trials[0, :, 300:700].numpy()
     means = np.stack([piece[:, 40 * t : 40 * t + 40].mean(1) for t in range(10)])
-    close(inputs[1][3], standardized(draw(means)))
+    close(inputs[1][3], draw(means))
+    standard = sst_emotionnet_inputs(trials, 200, NAMES, n_steps=10, zscore="stack")
+    means = trials[1, :, 200:400].view(19, 10, 20).mean(-1).T.numpy()
+    close(standard[1][11], standardized(draw(means)))
     dropped = sst_emotionnet_inputs(trials, 200, NAMES, step=0.5, recipe="libeer")
     assert len(dropped[0]) == len(dropped[1]) == len(dropped.trial) == 2 * 18
 
