@@ -76,11 +76,7 @@ class Network(nn.Module):
         path = Path(path)
         if path.suffix != SUFFIX:
             path = path.with_name(path.name + SUFFIX)
-        about = {
-            "model": name_of(type(self)),
-            "config": self.config,
-            "version": eegfast.__version__,
-        }
+        about = {"model": name_of(type(self)), "config": self.config, "version": eegfast.__version__}
         tensors = {name: t.detach().contiguous() for name, t in self.state_dict().items()}
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
@@ -174,9 +170,9 @@ class Network(nn.Module):
             The file.
         """
         path = Path(path)
-        torch.onnx.export(self.export(batch_size), dynamo=True, verbose=False, optimize=True).save(
-            str(path)
-        )
+        torch.onnx.export(
+            self.export(batch_size), dynamo=True, verbose=False, optimize=True
+        ).save(str(path))
         return path
 
     def export(self, batch_size: int | None = None) -> torch.export.ExportedProgram:
