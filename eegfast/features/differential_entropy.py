@@ -15,11 +15,11 @@ from eegfast.features.explain import explain
 from eegfast.features.recipes import SPECS, Bands, Filtered, Spectral, check_bands
 from eegfast.ops import band_bins, band_power, bandpass_power
 
-_UNITS = {"uV": 1.0, "V": 1e6}
+UNITS = {"uV": 1.0, "V": 1e6}
 _VOLTS_SUSPECTED = 1e-3  # uV RMS
 
 
-def _samples(name: str, seconds: float, sfreq: float) -> int:
+def samples(name: str, seconds: float, sfreq: float) -> int:
     """Convert a duration to samples; refuse one that is not a whole number of them."""
     exact = float(seconds) * sfreq
     if not (math.isfinite(exact) and exact > 0):
@@ -123,7 +123,7 @@ class DifferentialEntropy(nn.Module):
         super().__init__()
         if recipe not in SPECS:
             raise ValueError(f"recipe must be one of {', '.join(SPECS)}, got {recipe!r}")
-        if unit not in _UNITS:
+        if unit not in UNITS:
             raise ValueError(f"unit must be 'uV' or 'V', got {unit!r}")
         self.sfreq = float(sfreq)
         if not (math.isfinite(self.sfreq) and self.sfreq > 0):
@@ -132,8 +132,8 @@ class DifferentialEntropy(nn.Module):
         self.recipe, self.unit, self.arithmetic = recipe, unit, arithmetic
         self.window = float(window)
         self.step = self.window if step is None else float(step)
-        self.window_samples = _samples("window", self.window, self.sfreq)
-        self.step_samples = _samples("step", self.step, self.sfreq)
+        self.window_samples = samples("window", self.window, self.sfreq)
+        self.step_samples = samples("step", self.step, self.sfreq)
         if self.window_samples < 2:
             raise ValueError(f"window must hold at least 2 samples, got {window!r} s")
         self.bands = check_bands(self.spec.bands if bands is None else bands, self.sfreq)
@@ -204,7 +204,7 @@ class DifferentialEntropy(nn.Module):
         """
         self._check(x)
         if self.unit != "uV":
-            x = x * _UNITS[self.unit]
+            x = x * UNITS[self.unit]
         self._warn_if_volts(x)
         if isinstance(self.spec, Spectral):
             return band_power(

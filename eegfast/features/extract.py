@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from eegfast.features.files import Features
 from eegfast.features.recipes import RECIPES, check_bands
 from eegfast.features.smoothing import LDSSmoother, moving_average
 
-__all__ = ["SMOOTHERS", "ExtractOptions", "extract_features", "parse_bands"]
+__all__ = ["SMOOTHERS", "ExtractOptions", "extract_features", "parse_bands", "smoother_named"]
 
 SMOOTHERS: dict[str, str] = {
     "none": "features as they are",
@@ -201,18 +202,42 @@ def _recipe(sfreq: float, options: ExtractOptions) -> DifferentialEntropy:
         raise ValueError(f"{error}; `eegfast extract` has --resample {_SEED_SFREQ:g}") from error
 
 
+def smoother_named(name: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The smoother that one of `SMOOTHERS` names; None for ``"none"``.
+
+    Parameters
+    ----------
+    name : str
+        One of `SMOOTHERS`.
+
+    Returns
+    -------
+    callable or None
+        From features (..., windows, n_chans, bands) to the same shape.
+
+    Raises
+    ------
+    ValueError
+        If there is no smoother of that name.
+    """
+    match name:
+        case "none":
+            return None
+        case "lds":
+            return LDSSmoother()
+        case "lds-causal":
+            return LDSSmoother(causal=True, prior="first")
+        case "ma":
+            return moving_average
+    raise ValueError(f"smooth must be one of {', '.join(SMOOTHERS)}, got {name!r}")
+
+
 def _smooth(values: torch.Tensor, how: str) -> torch.Tensor:
     """Smooth (windows, n_chans, bands) along the windows; a gap of non-finite windows stays one,
     and ends a stretch."""
-    match how:
-        case "lds":
-            smoother = LDSSmoother()
-        case "lds-causal":
-            smoother = LDSSmoother(causal=True, prior="first")
-        case "ma":
-            smoother = moving_average
-        case _:
-            return values
+    smoother = smoother_named(how)
+    if smoother is None:
+        return values
     finite = torch.isfinite(values).flatten(1)
     if finite.all():
         return smoother(values)
