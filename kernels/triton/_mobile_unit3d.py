@@ -86,6 +86,20 @@ def first_norm(weight_ptr, bias_ptr, mean_ptr, var_ptr, eps, C: tl.constexpr):
 
 
 @triton.jit
+def stack(values, C: tl.constexpr, COLUMNS: tl.constexpr):
+    """Vectors as the columns of a matrix, with zeros up to a power of 2: (rows, COLUMNS)."""
+    for _ in tl.static_range(C, COLUMNS):
+        values = values + (tl.zeros_like(values[0]),)
+    for level in tl.static_range(4):
+        if (COLUMNS >> level) > 1:
+            joined = ()
+            for i in tl.static_range(COLUMNS >> (level + 1)):
+                joined = joined + (tl.join(values[i], values[i + (COLUMNS >> (level + 1))]),)
+            values = joined
+    return tl.reshape(values[0], (values[0].shape[0], COLUMNS))
+
+
+@triton.jit
 def columns(ptr, row, live, stride_row, stride_column, COUNT: tl.constexpr):
     """Columns of a matrix for some of its rows, 0 where not live: a tuple of vectors."""
     values = ()
@@ -96,16 +110,18 @@ def columns(ptr, row, live, stride_row, stride_column, COUNT: tl.constexpr):
 
 
 @triton.jit
-def folded_expand(expand_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, eps, e, live, C):
+def folded_expand(
+    expand_ptr, weight_ptr, bias_ptr, mean_ptr, var_ptr, eps, e, live, C: tl.constexpr
+):
     """The expansion and the second norm in one: C weights and a shift for each channel."""
     weight = tl.load(weight_ptr + e, mask=live, other=0).to(tl.float32)
     scale = scale_of(weight, tl.load(var_ptr + e, mask=live, other=1), eps)
     shift = tl.load(bias_ptr + e, mask=live, other=0).to(tl.float32)
     shift -= tl.load(mean_ptr + e, mask=live, other=0) * scale
     folded = ()
-    for value in tl.static_range(C):
-        column = tl.load(expand_ptr + e * C + value, mask=live, other=0).to(tl.float32)
-        folded = folded + (column * scale,)
+    for c in tl.static_range(C):
+        weight = tl.load(expand_ptr + e * C + c, mask=live, other=0).to(tl.float32)
+        folded = folded + (weight * scale,)
     return folded, shift
 
 
@@ -160,7 +176,20 @@ def put_expanded(
 
 
 @triton.jit
-def neighbours(scratch, at, end, first, d, span, depth, height, width, KH, KW, EB: tl.constexpr):
+def neighbours(
+    scratch,
+    at,
+    end,
+    first,
+    d,
+    span,
+    depth,
+    height,
+    width,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    EB: tl.constexpr,
+):
     """Values in plane ``d``, KH - 1 rows and KW - 1 columns off; 0 outside: (POS, EB)."""
     h, w = at // width + (KH - 1), at % width + (KW - 1)
     good = (h >= 0) & (h < height) & (w >= 0) & (w < width)
@@ -172,7 +201,19 @@ def neighbours(scratch, at, end, first, d, span, depth, height, width, KH, KW, E
 
 @triton.jit
 def add_plane(
-    sums, scratch, taps, at, end, first, d, span, depth, height, width, FLIP: tl.constexpr, EB
+    sums,
+    scratch,
+    taps,
+    at,
+    end,
+    first,
+    d,
+    span,
+    depth,
+    height,
+    width,
+    FLIP: tl.constexpr,
+    EB: tl.constexpr,
 ):
     """Adds plane ``d`` to the sums of planes d + 1, d and d - 1."""
     for kh in tl.static_range(3):
@@ -182,8 +223,10 @@ def add_plane(
             )
             added = ()
             for kd in tl.static_range(3):
-                tap: tl.constexpr = (kd * 3 + kh) * 3 + kw
-                weight = taps[26 - tap if FLIP else tap]
+                if FLIP:
+                    weight = taps[26 - (kd * 3 + kh) * 3 - kw]
+                else:
+                    weight = taps[(kd * 3 + kh) * 3 + kw]
                 added = added + (sums[kd] + weight[None, :] * value,)
             sums = added
     return sums

@@ -49,6 +49,7 @@ from eegfast._triton._mobile_unit3d import (
     put_expanded,
     relu,
     scale_of,
+    stack,
     sum_lines,
     work,
 )
@@ -189,23 +190,29 @@ def _put_hidden_grad(
 @triton.jit
 def _spread(
     slab, e, expanded, fresh, adds, g_planes, x, norm, folded, da, own, end, first, span, depth,
-    plane, C: tl.constexpr, WIDTH: tl.constexpr, EB: tl.constexpr, POS: tl.constexpr,
+    plane, C: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, EB: tl.constexpr,
+    POS: tl.constexpr,
 ):  # fmt: skip
     """S, and these channels' part of da', added to what is there if ``adds``."""
     means, scales, shifts = norm
+    chan = tl.arange(0, COLUMNS)[None, :]
     sums = (tl.zeros((POS, EB), tl.float32),) * C
     for d in range(depth):
         for start in range(own, end, POS):
             at = start + tl.arange(0, POS)
             g = _own(g_planes, at, end, first, d, span, depth, EB)
-            added = ()
+            added, values = (), ()
             for c in tl.static_range(C):
-                place = (c * depth + d) * plane + at
-                a = activated(x, place, at < end, means[c], scales[c], shifts[c])
+                from_x = (c * depth + d) * plane + at
+                a = activated(x, from_x, at < end, means[c], scales[c], shifts[c])
                 added = added + (sums[c] + g * a[:, None],)
-                value = tl.sum(g * folded[c][None, :], axis=1)
-                value += tl.load(da + place, mask=at < tl.where(adds, end, 0), other=0)
-                tl.store(da + place, value, mask=at < end)
+                values = values + (tl.sum(g * folded[c][None, :], axis=1),)
+            value = stack(values, C, COLUMNS)  # (POS, COLUMNS)
+            to = da + (chan * depth + d) * plane + at[:, None]
+            mask = (chan < C) & (at < end)[:, None]
+            if adds:
+                value += tl.load(to, mask=mask, other=0)
+            tl.store(to, value, mask=mask)
             sums = added
     for c in tl.static_range(C):
         _add_to(slab + e * WIDTH + (S + c), sums[c], e, expanded, fresh)
@@ -242,12 +249,12 @@ def _sums(
     CONCAT: tl.constexpr,
     FILTERS: tl.constexpr,
     C: tl.constexpr,
+    COLUMNS: tl.constexpr,  # a power of 2, at least C
     EB: tl.constexpr,
     POS: tl.constexpr,
 ):
     pid, plane = tl.program_id(0), height * width
     WIDTH: tl.constexpr = S + 2 * C
-    norm = first_norm(weight1_ptr, bias1_ptr, mean1_ptr, var1_ptr, eps1, C)
     p_planes = scratch_ptr + pid.to(tl.int64) * 2 * EB * (depth * span)
     dq_planes = p_planes + EB * depth * span
     slab = slabs_ptr + pid.to(tl.int64) * expanded * WIDTH
@@ -260,6 +267,7 @@ def _sums(
         for e0 in range(0, expanded, EB):
             e = e0 + tl.arange(0, EB)  # (EB,)
             live, fresh = e < expanded, unit == pid
+            norm = first_norm(weight1_ptr, bias1_ptr, mean1_ptr, var1_ptr, eps1, C)
             # fmt: off
             folded, shift = folded_expand(
                 expand_ptr, weight2_ptr, bias2_ptr, mean2_ptr, var2_ptr, eps2, e, live, C
@@ -290,9 +298,14 @@ def _sums(
                 depth, height, width, WIDTH, EB, POS,
             )
             tl.debug_barrier()
+            # Again, rather than held in registers all the while.
+            norm = first_norm(weight1_ptr, bias1_ptr, mean1_ptr, var1_ptr, eps1, C)
+            folded, shift = folded_expand(
+                expand_ptr, weight2_ptr, bias2_ptr, mean2_ptr, var2_ptr, eps2, e, live, C
+            )
             _spread(
                 slab, e, expanded, fresh, e0 > 0, p_planes, x, norm, folded, da, own, end,
-                first, span, depth, plane, C, WIDTH, EB, POS,
+                first, span, depth, plane, C, COLUMNS, WIDTH, EB, POS,
             )
             # fmt: on
             tl.debug_barrier()  # the next channels take the place of these
@@ -535,6 +548,7 @@ def mobile_unit3d_backward(
             CONCAT=concat,
             FILTERS=filters,
             C=chans,
+            COLUMNS=padded,
             **tile,
             **OPTIONS,
         )

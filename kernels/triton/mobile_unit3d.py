@@ -41,6 +41,7 @@ from eegfast._triton._mobile_unit3d import (
     pick,
     put_expanded,
     relu,
+    stack,
     work,
 )
 from eegfast._triton._mobile_unit3d_backward import mobile_unit3d_backward
@@ -121,6 +122,7 @@ def _forward(
     eps2,
     CONCAT: tl.constexpr,
     C: tl.constexpr,
+    COLUMNS: tl.constexpr,  # a power of 2, at least C
     EB: tl.constexpr,
     POS: tl.constexpr,
 ):
@@ -132,7 +134,7 @@ def _forward(
         if to_mean2_ptr is not None:
             _copy(mean2_ptr, to_mean2_ptr, expanded, POS)
             _copy(var2_ptr, to_var2_ptr, expanded, POS)
-    norm = first_norm(weight1_ptr, bias1_ptr, mean1_ptr, var1_ptr, eps1, C)
+    chan = tl.arange(0, COLUMNS)[None, :]
     scratch = scratch_ptr + pid.to(tl.int64) * (EB + C) * (depth * span)
     projected = scratch + EB * depth * span  # (C, depth, span)
     for unit in range(pid, units, tl.num_programs(0)):
@@ -142,6 +144,7 @@ def _forward(
         for e0 in range(0, expanded, EB):
             e = e0 + tl.arange(0, EB)  # (EB,)
             live = e < expanded
+            norm = first_norm(weight1_ptr, bias1_ptr, mean1_ptr, var1_ptr, eps1, C)
             # fmt: off
             folded, shift = folded_expand(
                 expand_ptr, weight2_ptr, bias2_ptr, mean2_ptr, var2_ptr, eps2, e, live, C
@@ -152,7 +155,6 @@ def _forward(
             # fmt: on
             tl.debug_barrier()
             taps = columns(depthwise_ptr, e, live, 27, 1, 27)
-            project = columns(project_ptr, e, live, 1, expanded, C)
             for start in range(own, end, POS):
                 at = start + tl.arange(0, POS)  # (POS,)
                 sums = (tl.zeros((POS, EB), tl.float32),) * 3
@@ -163,23 +165,27 @@ def _forward(
                         False, EB,
                     )
                     # fmt: on
-                    there = at < tl.where(d > 0, end, 0)
+                    results = ()
                     for c in tl.static_range(C):
-                        result = tl.sum(sums[2] * project[c][None, :], axis=1)  # (POS,)
-                        wait = projected + (c * depth + d - 1) * span + at - first
-                        before = there & (at < tl.where(e0 > 0, end, 0))
-                        result += tl.load(wait, mask=before, other=0)
-                        to = (c * depth + d - 1) * plane + at
-                        if e0 + EB < expanded:
-                            tl.store(wait, result, mask=there)
+                        project = tl.load(project_ptr + c * expanded + e, mask=live, other=0)
+                        product = sums[2] * project.to(tl.float32)[None, :]
+                        results = results + (tl.sum(product, axis=1),)
+                    result = stack(results, C, COLUMNS)  # (POS, COLUMNS)
+                    there = (at < tl.where(d > 0, end, 0))[:, None] & (chan < C)
+                    wait = projected + (chan * depth + d - 1) * span + (at - first)[:, None]
+                    if e0 > 0:
+                        result += tl.load(wait, mask=there, other=0)
+                    if e0 + EB < expanded:
+                        tl.store(wait, result, mask=there)
+                    else:
+                        to = (chan * depth + d - 1) * plane + at[:, None]
+                        value = tl.load(x + to, mask=there, other=0)
+                        if CONCAT:
+                            tl.store(out + to, value, mask=there)
+                            to += C * depth * plane
                         else:
-                            value = tl.load(x + to, mask=there, other=0)
-                            if CONCAT:
-                                tl.store(out + to, value, mask=there)
-                                to += C * depth * plane
-                            else:
-                                result += value.to(tl.float32)
-                            tl.store(out + to, result.to(out_ptr.dtype.element_ty), mask=there)
+                            result += value.to(tl.float32)
+                        tl.store(out + to, result.to(out_ptr.dtype.element_ty), mask=there)
                     sums = (tl.zeros((POS, EB), tl.float32), sums[0], sums[1])
             tl.debug_barrier()  # the next channels take the place of these
 
@@ -251,6 +257,7 @@ def mobile_unit3d(
             eps2=eps2,
             CONCAT=concat,
             C=chans,
+            COLUMNS=triton.next_power_of_2(chans),
             **tile,
             **OPTIONS,
         )
