@@ -18,16 +18,18 @@ from torch import Tensor
 PROGRAMS = 528  # about so many share the batch: 4 for each of the 132 SM of an H200
 MOST_CHANNELS = 16  # of x: their weights are held in registers
 MIN_ROWS = 4  # of a band that is only cut to have more of them
+MOST_VOXELS = 8192  # of a band, about
 # Loads of the scratch must stay behind the barriers: no software pipelining.
-OPTIONS = dict(num_warps=4, num_stages=1, enable_fp_fusion=True)
+OPTIONS = dict(num_stages=1, enable_fp_fusion=True)
 STATISTICS = dict(BLOCK=512, RUN=8)  # voxels at once, and how often in float32
 
 
-def configs(expanded: int) -> dict[str, int]:
-    """Expanded channels and positions of a tile: four elements per thread, all of one position, so
-    a value of x is loaded for four channels, and 27 x 4 taps fit the registers."""
-    chans = min(16, triton.next_power_of_2(expanded))
-    return dict(EB=chans, POS=512 // chans)
+def configs(chans: int, expanded: int) -> dict[str, int]:
+    """Expanded channels and positions of a tile, and warps: four elements per thread, all of one
+    position, so a value of x is loaded for four channels, and 27 x 4 taps fit the registers. The
+    sums that go with many channels of x leave room for two."""
+    tile = min(16, max(triton.next_power_of_2(expanded), 4))
+    return dict(EB=tile, POS=512 // tile, num_warps=4 if chans <= 8 else 8)
 
 
 def check(x: Tensor, expanded: int) -> None:
@@ -45,7 +47,7 @@ def bands(x: Tensor) -> tuple[int, int]:
     """Rows of a band, and bands of a sample: enough to fill the card, and of moderate scratch."""
     depth, height, width = x.shape[2:]
     count = min(triton.cdiv(height, MIN_ROWS), triton.cdiv(PROGRAMS, x.shape[0]))
-    count = max(count, min(height, triton.cdiv(depth * height * width, 8192)))
+    count = max(count, min(height, triton.cdiv(depth * height * width, MOST_VOXELS)))
     rows = triton.cdiv(height, count)
     return rows, triton.cdiv(height, rows)
 
@@ -218,9 +220,7 @@ def add_plane(
     """Adds plane ``d`` to the sums of planes d + 1, d and d - 1."""
     for kh in tl.static_range(3):
         for kw in tl.static_range(3):
-            value = neighbours(
-                scratch, at, end, first, d, span, depth, height, width, kh, kw, EB
-            )
+            value = neighbours(scratch, at, end, first, d, span, depth, height, width, kh, kw, EB)
             added = ()
             for kd in tl.static_range(3):
                 if FLIP:
@@ -233,9 +233,7 @@ def add_plane(
 
 
 @triton.jit
-def sum_lines(
-    ptr, stride, lines, column, width, COLUMNS: tl.constexpr, LINES: tl.constexpr = 32
-):
+def sum_lines(ptr, stride, lines, column, width, COLUMNS: tl.constexpr, LINES: tl.constexpr = 32):
     """Sum over lines of a matrix, in double, of the columns that are less than `width`."""
     total = tl.zeros((LINES, COLUMNS), tl.float64)
     for start in range(0, lines, LINES):

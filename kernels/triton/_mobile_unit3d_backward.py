@@ -105,7 +105,7 @@ def _sum_taps(
     WIDTH: tl.constexpr, EB: tl.constexpr, POS: tl.constexpr,
 ):  # fmt: skip
     """dw: of p times dq around it."""
-    sums = (tl.zeros((POS, EB), tl.float32),) * 27
+    sums = (tl.zeros((POS, EB), tl.float32),) * 27  # in the order kh, kw, kd
     for start in range(own, end, POS):
         at = start + tl.arange(0, POS)
         # Of the planes before, at and behind the one of dq that is read.
@@ -113,7 +113,6 @@ def _sum_taps(
         here = _own(p_planes, at, end, first, 0, span, depth, EB)
         for d in range(depth):
             behind = _own(p_planes, at, end, first, d + 1, span, depth, EB)
-            p = (before, here, behind)
             for kh in tl.static_range(3):
                 for kw in tl.static_range(3):
                     # fmt: off
@@ -122,16 +121,16 @@ def _sum_taps(
                         2 - kh, 2 - kw, EB,
                     )
                     # fmt: on
-                    added = ()
-                    for tap in tl.static_range(27):
-                        if tap % 9 == kh * 3 + kw:
-                            added = added + (sums[tap] + p[tap // 9] * dq,)
-                        else:
-                            added = added + (sums[tap],)
-                    sums = added
+                    sums = (
+                        sums[: 9 * kh + 3 * kw]
+                        + (sums[9 * kh + 3 * kw] + before * dq,)
+                        + (sums[9 * kh + 3 * kw + 1] + here * dq,)
+                        + (sums[9 * kh + 3 * kw + 2] + behind * dq,)
+                        + sums[9 * kh + 3 * kw + 3 :]
+                    )
             before, here = here, behind
-    for tap in tl.static_range(27):
-        _add_to(slab + e * WIDTH + tap, sums[tap], e, expanded, fresh)
+    for i in tl.static_range(27):
+        _add_to(slab + e * WIDTH + (i % 3 * 9 + i // 3), sums[i], e, expanded, fresh)
 
 
 @triton.jit
@@ -520,7 +519,7 @@ def mobile_unit3d_backward(
     if not x.numel():
         return grad_x, *(g.zero_() for g in grads)
     sizes, programs, scratch = work(x)
-    tile, volume = configs(expanded), x.shape[2:].numel()
+    tile, volume = configs(chans, expanded), x.shape[2:].numel()
     voxels = x.shape[0] * volume
     grad, x = grad.contiguous(), x.contiguous()
     parameters = [p.contiguous() for p in parameters]
