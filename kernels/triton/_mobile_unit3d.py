@@ -21,15 +21,16 @@ MIN_ROWS = 4  # of a band that is only cut to have more of them
 MOST_VOXELS = 8192  # of a band, about
 # Loads of the scratch must stay behind the barriers: no software pipelining.
 OPTIONS = dict(num_stages=1, enable_fp_fusion=True)
-STATISTICS = dict(BLOCK=512, RUN=8)  # voxels at once, and how often in float32
+STATISTICS = dict(BLOCK=256, RUN=16)  # voxels at once, and how often in float32
 
 
-def configs(chans: int, expanded: int) -> dict[str, int]:
+def configs(chans: int, expanded: int, backward: bool) -> dict[str, int]:
     """Expanded channels and positions of a tile, and warps: four elements per thread, all of one
-    position, so a value of x is loaded for four channels, and 27 x 4 taps fit the registers. The
-    sums that go with many channels of x leave room for two."""
+    position, so a value of x is loaded for four channels, and 27 x 4 taps fit the registers. Many
+    channels of x, and backward unaligned rows of the expanded ones, leave room for two."""
     tile = min(16, max(triton.next_power_of_2(expanded), 4))
-    return dict(EB=tile, POS=512 // tile, num_warps=4 if chans <= 8 else 8)
+    two = chans > 8 or (backward and expanded % 16)
+    return dict(EB=tile, POS=512 // tile, num_warps=8 if two else 4)
 
 
 def check(x: Tensor, expanded: int) -> None:
@@ -336,8 +337,8 @@ def moments(
         totals = (tl.zeros((BLOCK,), tl.float64),) * (1 + C)
         for start in range(part * BLOCK * RUN, voxels, parts * BLOCK * RUN):
             sums = (tl.zeros((BLOCK,), tl.float32),) * (1 + C)
-            for turn in range(RUN):
-                i = start + turn * BLOCK + tl.arange(0, BLOCK)
+            for begin in range(start, tl.minimum(start + BLOCK * RUN, voxels), BLOCK):
+                i = begin + tl.arange(0, BLOCK)
                 x = x_ptr + (i // volume).to(tl.int64) * ((C - 1) * volume) + i
                 mask = i < voxels
                 a = activated(x, own * volume, mask, mean, scale, shift)

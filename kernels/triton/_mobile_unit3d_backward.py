@@ -519,7 +519,7 @@ def mobile_unit3d_backward(
     if not x.numel():
         return grad_x, *(g.zero_() for g in grads)
     sizes, programs, scratch = work(x)
-    tile, volume = configs(chans, expanded), x.shape[2:].numel()
+    tile, volume = configs(chans, expanded, True), x.shape[2:].numel()
     voxels = x.shape[0] * volume
     grad, x = grad.contiguous(), x.contiguous()
     parameters = [p.contiguous() for p in parameters]

@@ -216,7 +216,7 @@ def mobile_unit3d(
     if not x.numel():
         return out, *(s.clone() for s in (mean1, var1, mean2, var2))
     sizes, programs, volume = work(x)
-    tile = configs(chans, expanded)
+    tile = configs(chans, expanded, False)
     x = x.contiguous()
     norm1 = norm1_weight.contiguous(), norm1_bias.contiguous()
     expand = expand_weight.contiguous()

@@ -87,7 +87,7 @@ def test_bands_and_programs_that_take_several(kernels, shared, monkeypatch, prog
 def test_other_tiles(kernels, monkeypatch):
     tile = dict(EB=4, POS=8, num_warps=1)
     for module in (OP, "_mobile_unit3d_backward"):
-        monkeypatch.setattr(kernels(module), "configs", lambda chans, expanded: tile)
+        monkeypatch.setattr(kernels(module), "configs", lambda *_: tile)
     check(kernels(OP), (1, 2, 1, 3, 5, 6), (True, True), True)
 
 
