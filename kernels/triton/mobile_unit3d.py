@@ -12,9 +12,10 @@ of x, moments of a, and these), all finished in double; one more does the rest.
 
 Of E channels nothing of the batch's size is stored, only each program's scratch for EB channels of
 a band of rows (``_mobile_unit3d.py``): p is written there once and read at its nine neighbours of a
-plane. To compute p again at each of them instead, with x read nine times, costs about 190
-instructions per voxel and expanded channel for C = 8; this is some 75 and 11 x 4 bytes of the
-caches (27 FMA for q, 2 C for p and the projection). The projected sums of one step of EB channels
+plane. To compute p again at each of them instead, with x read nine times, would cost some 33
+instructions per neighbour in a plane, so 300 per voxel and expanded channel for C = 8; this is
+about 135 (sm_90: 33 for p and its halo, 70 per plane, one more than the depth, for the rest), 43 of
+them FMA, and 11 x 4 bytes of the caches. The projected sums of one step of EB channels
 wait in the scratch for the next. A thread has four channels of one position, their 27 taps in
 registers.
 
