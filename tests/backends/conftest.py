@@ -14,6 +14,9 @@ def pytest_generate_tests(metafunc):
     asked = metafunc.config.getoption("--backend")
     rows = [row for row in TARGETS if not asked or row.backend in asked]
     here = [row for row in rows if not row.absent()]
+    if asked and {row.backend for row in here} != set(asked):
+        reasons = "; ".join(f"{row.id}: {row.absent()}" for row in rows if row.absent())
+        raise pytest.UsageError(f"--backend {' '.join(asked)}: {reasons or 'no such back end'}")
     metafunc.parametrize("target", here, ids=lambda row: row.id)
 
 
