@@ -59,6 +59,10 @@ def large(op, dtype):
                 options = {name: leaf(shape[1]) for name in maps}
                 options |= dict(padding="same", in_relu=True, out_relu=True)
                 yield functools.partial(ops.depthwise_conv3d, x, weight, **options)
+    if op == "filter_bank_power":
+        for shape in ((64, 32, 8064), (1000, 40, 200), (3, 2, 100000)):
+            yield lambda shape=shape: ops.filter_bank_power(leaf(*shape), leaf(18, 41))
+        yield lambda: ops.filter_bank_power(leaf(8, 62, 2000), leaf(50, 150), "valid")
     if op == "scaling_conv1d":
         yield lambda: ops.scaling_conv1d(leaf(16, 32, 8064), leaf(8, 65), max_levels=6)
 
