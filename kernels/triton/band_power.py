@@ -115,6 +115,26 @@ def _add_bands(
 
 
 @triton.jit
+def _band_sums(
+    x, at, live, taper, table, table_size, edges, bands, lowest, n_bins, bins, stride_time,
+    used, steps, BANDS: tl.constexpr, ROWS: tl.constexpr, BINS: tl.constexpr, DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The energies of all bands, (ROWS, BANDS), tile by tile."""
+    sums = tl.zeros((ROWS, BANDS), tl.float32)
+    for first in range(0, n_bins, BINS):
+        # fmt: off
+        real, imaginary = _spectrum(
+            x, at, live, taper, table, table_size, bins, first, stride_time, used, steps,
+            ROWS, BINS, DEPTH, PRECISION,
+        )
+        # fmt: on
+        energy = real * real + imaginary * imaginary
+        sums = _add_bands(sums, energy, edges, bands, lowest + first, BINS, BANDS)
+    return sums
+
+
+@triton.jit
 def _forward(
     x,  # (batch, n_chans, n_times)
     taper,  # (window,)
@@ -148,16 +168,12 @@ def _forward(
     live = row < rows
     window, batch = row // chans % windows, row // chans // windows
     at = batch * stride_batch + row % chans * stride_chan + window * stride_window
-    sums = tl.zeros((ROWS, BANDS), tl.float32)
-    for first in range(0, n_bins, BINS):
-        # fmt: off
-        real, imaginary = _spectrum(
-            x, at, live, taper, table, table_size, bins, first, stride_time, used, steps,
-            ROWS, BINS, DEPTH, PRECISION,
-        )
-        # fmt: on
-        energy = real * real + imaginary * imaginary
-        sums = _add_bands(sums, energy, edges, bands, lowest + first, BINS, BANDS)
+    # fmt: off
+    sums = _band_sums(
+        x, at, live, taper, table, table_size, edges, bands, lowest, n_bins, bins, stride_time,
+        used, steps, BANDS, ROWS, BINS, DEPTH, PRECISION,
+    )
+    # fmt: on
     band = tl.arange(0, BANDS)
     start = tl.load(edges + 2 * band, mask=band < bands, other=0)
     stop = tl.load(edges + 2 * band + 1, mask=band < bands, other=1)
@@ -215,15 +231,12 @@ def _backward(
 
     sums = tl.zeros((ROWS, BANDS), tl.float32)
     if LOG2 and not ONE_TILE:
-        for first in range(0, n_bins, BINS):
-            # fmt: off
-            real, imaginary = _spectrum(
-                x, at, live, taper, table, table_size, bins, first, stride_time, used, steps,
-                ROWS, BINS, DEPTH, PRECISION,
-            )
-            # fmt: on
-            energy = real * real + imaginary * imaginary
-            sums = _add_bands(sums, energy, edges, bands, lowest + first, BINS, BANDS)
+        # fmt: off
+        sums = _band_sums(
+            x, at, live, taper, table, table_size, edges, bands, lowest, n_bins, bins, stride_time,
+            used, steps, BANDS, ROWS, BINS, DEPTH, PRECISION,
+        )
+        # fmt: on
 
     for first in range(0, n_bins, BINS):
         # fmt: off

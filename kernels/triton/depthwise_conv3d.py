@@ -54,26 +54,17 @@ def configs(chans: int, plane: int, taps: int, last: bool, backward: bool) -> di
 @triton.jit
 def _by_row(values, LAST: tl.constexpr):
     """Values of the rows, to be broadcast over a tile."""
-    if LAST:
-        return values[None, :]
-    else:
-        return values[:, None]
+    return values[None, :] if LAST else values[:, None]
 
 
 @triton.jit
 def _by_position(values, LAST: tl.constexpr):
-    if LAST:
-        return values[:, None]
-    else:
-        return values[None, :]
+    return values[:, None] if LAST else values[None, :]
 
 
 @triton.jit
 def _sum_positions(tile, LAST: tl.constexpr):
-    if LAST:
-        return tl.sum(tile, axis=0)
-    else:
-        return tl.sum(tile, axis=1)
+    return tl.sum(tile, axis=0 if LAST else 1)
 
 
 @triton.jit
@@ -105,11 +96,11 @@ def _first_element(sample, chan, chans, volume, LAST: tl.constexpr):
 
 
 @triton.jit
-def _of_channel(ptr, chan, live, OTHERWISE: tl.constexpr):
+def _of_channel(ptr, chan, live, OTHERWISE: tl.constexpr, LAST: tl.constexpr):
     if ptr is None:
-        return tl.full(chan.shape, OTHERWISE, tl.float32)
+        return _by_row(tl.full(chan.shape, OTHERWISE, tl.float32), LAST)
     else:
-        return tl.load(ptr + chan, mask=live, other=0).to(tl.float32)
+        return _by_row(tl.load(ptr + chan, mask=live, other=0).to(tl.float32), LAST)
 
 
 @triton.jit
@@ -118,19 +109,17 @@ def _held_weights(ptr, chan, live, TAPS: tl.constexpr, LAST: tl.constexpr):
     values = ()
     if TAPS <= MOST_TAPS:
         for tap in tl.static_range(TAPS):
-            value = tl.load(ptr + chan * TAPS + tap, mask=live, other=0).to(tl.float32)
-            values = values + (_by_row(value, LAST),)
+            values = values + (_of_channel(ptr + tap, chan * TAPS, live, 0, LAST),)
     return values
 
 
 @triton.jit
-def _weight_of_tap(
-    held, ptr, chan, live, TAPS: tl.constexpr, TAP: tl.constexpr, LAST: tl.constexpr
-):
+def _weight(held, ptr, chan, live, TAPS: tl.constexpr, TAP: tl.constexpr, LAST: tl.constexpr):
+    """One tap's weights of the rows."""
     if TAPS <= MOST_TAPS:
         return held[TAP]
     else:
-        return _by_row(tl.load(ptr + chan * TAPS + TAP, mask=live, other=0).to(tl.float32), LAST)
+        return _of_channel(ptr + TAP, chan * TAPS, live, 0, LAST)
 
 
 @triton.jit
@@ -148,29 +137,12 @@ def _forward(
     out_scale_ptr,
     out_shift_ptr,
     y_ptr,  # (batch, chans, out_d, out_h, out_w), laid out as x
-    batch,
-    chans,
-    in_d,
-    in_h,
-    in_w,
-    out_d,
-    out_h,
-    out_w,
-    pad_d,
-    pad_h,
-    pad_w,
-    KD: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    SD: tl.constexpr,
-    SH: tl.constexpr,
-    SW: tl.constexpr,
-    IN_RELU: tl.constexpr,
-    OUT_RELU: tl.constexpr,
-    LAST: tl.constexpr,
-    ROWS: tl.constexpr,
-    POSITIONS: tl.constexpr,
-):
+    batch, chans, in_d, in_h, in_w, out_d, out_h, out_w, pad_d, pad_h, pad_w,
+    KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+    SD: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
+    IN_RELU: tl.constexpr, OUT_RELU: tl.constexpr,
+    LAST: tl.constexpr, ROWS: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
     blocks = tl.cdiv(out_h * out_w, POSITIONS)
     sample, chan, live = _rows(tl.program_id(0) // blocks, batch, chans, ROWS, LAST)
     at = tl.program_id(0) % blocks * POSITIONS + tl.arange(0, POSITIONS)
@@ -183,11 +155,11 @@ def _forward(
 
     TAPS: tl.constexpr = KD * KH * KW
     weights = _held_weights(weight_ptr, chan, live, TAPS, LAST)
-    bias = _by_row(_of_channel(bias_ptr, chan, live, 0), LAST)
-    in_scale = _by_row(_of_channel(in_scale_ptr, chan, live, 1), LAST)
-    in_shift = _by_row(_of_channel(in_shift_ptr, chan, live, 0), LAST)
-    out_scale = _by_row(_of_channel(out_scale_ptr, chan, live, 1), LAST)
-    out_shift = _by_row(_of_channel(out_shift_ptr, chan, live, 0), LAST)
+    bias = _of_channel(bias_ptr, chan, live, 0, LAST)
+    in_scale = _of_channel(in_scale_ptr, chan, live, 1, LAST)
+    in_shift = _of_channel(in_shift_ptr, chan, live, 0, LAST)
+    out_scale = _of_channel(out_scale_ptr, chan, live, 1, LAST)
+    out_shift = _of_channel(out_shift_ptr, chan, live, 0, LAST)
 
     # Planes q SD to q SD + SD - 1 of the padded input reach the results of depth q, q - 1, ...: as
     # many as SEEN, whose sums are `sums`.
@@ -211,8 +183,9 @@ def _forward(
                     value = tl.where(mask, value, 0)
                     added = ()
                     for j in tl.static_range(SEEN):
+                        so_far = sums[j]
                         if r + j * SD < KD:
-                            weight = _weight_of_tap(
+                            weight = _weight(
                                 weights,
                                 weight_ptr,
                                 chan,
@@ -221,9 +194,8 @@ def _forward(
                                 ((r + j * SD) * KH + kh) * KW + kw,
                                 LAST,
                             )
-                            added = added + (sums[j] + weight * value,)
-                        else:
-                            added = added + (sums[j],)
+                            so_far += weight * value
+                        added = added + (so_far,)
                     sums = added
         d_out = q - (SEEN - 1)
         result = (sums[SEEN - 1] + bias) * out_scale + out_shift
@@ -256,35 +228,17 @@ def _backward(
     y_ptr,  # as grad, or None without ReLU
     grad_x_ptr,  # as x, or None
     sums_ptr,  # (parts chans, blocks, KD KH KW + 3): of each tap, of in_scale, in_shift, of grad
-    batch,
-    parts,
-    chans,
-    blocks,
-    in_d,
-    in_h,
-    in_w,
-    out_d,
-    out_h,
-    out_w,
-    pad_d,
-    pad_h,
-    pad_w,
-    KD: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    SD: tl.constexpr,
-    SH: tl.constexpr,
-    SW: tl.constexpr,
+    batch, parts, chans, blocks, in_d, in_h, in_w, out_d, out_h, out_w, pad_d, pad_h, pad_w,
+    KD: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
+    SD: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr,
     IN_RELU: tl.constexpr,
-    LAST: tl.constexpr,
     NEED_ACTIVE: tl.constexpr,  # the gradient of x or of what it is mapped with
     NEED_IN: tl.constexpr,  # the sums for in_scale and in_shift
     NEED_TOTAL: tl.constexpr,  # that of the gradient
     FIRST: tl.constexpr,  # planes FIRST to END - 1 of the weight's gradient are summed
     END: tl.constexpr,
-    ROWS: tl.constexpr,
-    POSITIONS: tl.constexpr,
-):
+    LAST: tl.constexpr, ROWS: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
     block = tl.program_id(0) % blocks
     part, chan, exists = _rows(tl.program_id(0) // blocks, parts, chans, ROWS, LAST)
     at = block * POSITIONS + tl.arange(0, POSITIONS)
@@ -297,9 +251,9 @@ def _backward(
     weights = ()
     if NEED_ACTIVE:
         weights = _held_weights(weight_ptr, chan, exists, TAPS, LAST)
-    in_scale = _by_row(_of_channel(in_scale_ptr, chan, exists, 1), LAST)
-    in_shift = _by_row(_of_channel(in_shift_ptr, chan, exists, 0), LAST)
-    out_scale = _by_row(_of_channel(out_scale_ptr, chan, exists, 1), LAST)
+    in_scale = _of_channel(in_scale_ptr, chan, exists, 1, LAST)
+    in_shift = _of_channel(in_shift_ptr, chan, exists, 0, LAST)
+    out_scale = _of_channel(out_scale_ptr, chan, exists, 1, LAST)
 
     zero = tl.zeros((_by_row(exists, LAST) & _by_position(at >= 0, LAST)).shape, tl.float32)
     by_tap = (zero,) * ((END - FIRST) * KH * KW)
@@ -339,7 +293,7 @@ def _backward(
                     if NEED_ACTIVE:
                         added = ()
                         for kd in tl.static_range(KD):
-                            weight = _weight_of_tap(
+                            weight = _weight(
                                 weights,
                                 weight_ptr,
                                 chan,
@@ -352,11 +306,10 @@ def _backward(
                         actives = added
                     added = ()
                     for i in tl.static_range((END - FIRST) * KH * KW):
+                        so_far = by_tap[i]
                         if i % (KH * KW) == kh * KW + kw:
-                            value = values[FIRST + i // (KH * KW)]
-                            added = added + (by_tap[i] + value * g,)
-                        else:
-                            added = added + (by_tap[i],)
+                            so_far += values[FIRST + i // (KH * KW)] * g
+                        added = added + (so_far,)
                     by_tap = added
             if NEED_ACTIVE:  # planes q SD to q SD + SD - 1 are complete
                 for r in tl.static_range(min(SD, KD)):
@@ -395,9 +348,10 @@ def _backward(
 
 
 @triton.jit
-def _store(ptr, value, mask):
-    """Store a double, to a half type by way of float32 as everywhere else."""
-    tl.store(ptr, value.to(tl.float32).to(ptr.dtype.element_ty), mask=mask)
+def _store(ptr, offset, value, mask):
+    """Store a double, if it is wanted, to a half type by way of float32 as everywhere else."""
+    if ptr is not None:
+        tl.store(ptr + offset, value.to(tl.float32).to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -412,13 +366,11 @@ def _finish(
     grad_in_shift_ptr,
     grad_out_scale_ptr,
     grad_out_shift_ptr,
-    parts,
-    chans,
-    blocks,
+    parts, chans, blocks,
     TAPS: tl.constexpr,
     VALUES: tl.constexpr,  # a power of 2
     LINES: tl.constexpr,
-):
+):  # fmt: skip
     """A program adds up the sums of one channel."""
     chan = tl.program_id(0)
     value = tl.arange(0, VALUES)  # (values,)
@@ -435,27 +387,21 @@ def _finish(
     scale = tl.full((), 1, tl.float64)
     if out_scale_ptr is not None:
         scale = tl.load(out_scale_ptr + chan).to(tl.float64)
-    if grad_weight_ptr is not None:
-        to = grad_weight_ptr + chan.to(tl.int64) * TAPS + value
-        _store(to, sums * scale, value < TAPS)
+    tap = chan.to(tl.int64) * TAPS + value
+    _store(grad_weight_ptr, tap, sums * scale, value < TAPS)
     by_scale = tl.sum(tl.where(value == TAPS, sums, 0), axis=0)
     by_shift = tl.sum(tl.where(value == TAPS + 1, sums, 0), axis=0)
     total = tl.sum(tl.where(value == TAPS + 2, sums, 0), axis=0)
-    if grad_bias_ptr is not None:
-        _store(grad_bias_ptr + chan, total * scale, None)
-    if grad_in_scale_ptr is not None:
-        _store(grad_in_scale_ptr + chan, by_scale, None)
-    if grad_in_shift_ptr is not None:
-        _store(grad_in_shift_ptr + chan, by_shift, None)
+    _store(grad_bias_ptr, chan, total * scale, None)
+    _store(grad_in_scale_ptr, chan, by_scale, None)
+    _store(grad_in_shift_ptr, chan, by_shift, None)
     if grad_out_scale_ptr is not None:
-        from_weight = weight_ptr + chan.to(tl.int64) * TAPS + value
-        weight = tl.load(from_weight, mask=value < TAPS, other=0).to(tl.float64)
+        weight = tl.load(weight_ptr + tap, mask=value < TAPS, other=0).to(tl.float64)
         by_out = tl.sum(tl.where(value < TAPS, weight * sums, 0), axis=0)
         if bias_ptr is not None:
             by_out += tl.load(bias_ptr + chan).to(tl.float64) * total
-        _store(grad_out_scale_ptr + chan, by_out, None)
-    if grad_out_shift_ptr is not None:
-        _store(grad_out_shift_ptr + chan, total, None)
+        _store(grad_out_scale_ptr, chan, by_out, None)
+    _store(grad_out_shift_ptr, chan, total, None)
 
 
 def _check(x: Tensor, weight: Tensor, size: Sequence[int]) -> None:
@@ -476,6 +422,13 @@ def _sizes(x: Tensor, size: Sequence[int], padding: Sequence[int]) -> tuple[int,
     """Sizes of x and of the result, and the zeros before; of an empty x, the depth is 0."""
     in_size = x.shape[2:] if x.numel() else (0, 1, 1)
     return (*in_size, *size, *padding[::2])
+
+
+def _tiles(samples: int, chans: int, last: bool, tile: dict[str, int]) -> int:
+    """How many blocks of rows there are (`_rows`)."""
+    if last:
+        return samples * triton.cdiv(chans, tile["ROWS"])
+    return triton.cdiv(samples * chans, tile["ROWS"])
 
 
 def _constants(weight: Tensor, stride: Sequence[int]) -> dict:
@@ -507,20 +460,12 @@ def depthwise_conv3d(
     batch, chans, last = x.shape[0], x.shape[1], layout == torch.channels_last_3d
     tile = configs(chans, size[1] * size[2], weight[0].numel(), last, False)
     blocks = triton.cdiv(size[1] * size[2], tile["POSITIONS"])
-    lines = batch * triton.cdiv(chans, tile["ROWS"]) if last else batch * chans
+    given = _given(weight, bias, in_scale, in_shift, out_scale, out_shift)
+    tensors = (x.contiguous(memory_format=layout), *given, y)
+    options = dict(IN_RELU=in_relu, OUT_RELU=out_relu, LAST=last, **_constants(weight, stride))
     with torch.cuda.device_of(x):
-        _forward[(blocks * (lines if last else triton.cdiv(lines, tile["ROWS"])),)](
-            x.contiguous(memory_format=layout),
-            *_given(weight, bias, in_scale, in_shift, out_scale, out_shift),
-            y,
-            batch,
-            chans,
-            *_sizes(x, size, padding),
-            **_constants(weight, stride),
-            IN_RELU=in_relu,
-            OUT_RELU=out_relu,
-            LAST=last,
-            **tile,
+        _forward[(blocks * _tiles(batch, chans, last, tile),)](
+            *tensors, batch, chans, *_sizes(x, size, padding), **options, **tile
         )
     return y
 
@@ -564,37 +509,19 @@ def depthwise_conv3d_backward(
     blocks = triton.cdiv(plane, tile["POSITIONS"])
     # Samples are dealt out to `parts`.
     parts = min(batch, triton.cdiv(PROGRAMS * tile["ROWS"], chans * blocks))
-    lines = parts * triton.cdiv(chans, tile["ROWS"]) if last else parts * chans
     length = parts * chans * blocks * (taps + 3) if any(wanted[1:]) else 0
     sums = torch.empty(length, dtype=torch.float32, device=x.device)
-    dense_weight, *given = _given(weight, in_scale, in_shift, out_scale)
-    source, dense_grad = (t.contiguous(memory_format=layout) for t in (x, grad))
-    result = None if y is None else y.contiguous(memory_format=layout)
-    constants = _constants(weight, stride)
+    weight, bias, *given = _given(weight, bias, in_scale, in_shift, out_scale)
+    x, grad = (t.contiguous(memory_format=layout) for t in (x, grad))
+    y = None if y is None else y.contiguous(memory_format=layout)
+    options = dict(IN_RELU=in_relu, LAST=last, **_constants(weight, stride), **tile)
 
     def launch(active, total, first, end):
-        _backward[(blocks * (lines if last else triton.cdiv(lines, tile["ROWS"])),)](
-            dense_grad,
-            source,
-            dense_weight,
-            *given,
-            result,
-            grads[0] if active and need_x else None,
-            sums,
-            batch,
-            parts,
-            chans,
-            blocks,
-            *sizes,
-            **constants,
-            IN_RELU=in_relu,
-            LAST=last,
-            NEED_ACTIVE=active,
-            NEED_IN=active and need_in,
-            NEED_TOTAL=total,
-            FIRST=first,
-            END=end,
-            **tile,
+        grad_x = grads[0] if active and need_x else None
+        tensors = (grad, x, weight, *given, y, grad_x, sums)
+        needs = dict(NEED_ACTIVE=active, NEED_IN=active and need_in, NEED_TOTAL=total)
+        _backward[(blocks * _tiles(parts, chans, last, tile),)](
+            *tensors, batch, parts, chans, blocks, *sizes, **options, **needs, FIRST=first, END=end
         )
 
     with torch.cuda.device_of(x):
@@ -607,18 +534,10 @@ def depthwise_conv3d_backward(
             for kd in range(planes):
                 launch(False, False, kd, kd + 1)
         if any(wanted[1:]):
+            results = (g if want else None for g, want in zip(grads[1:], wanted[1:], strict=True))
+            tensors = (sums, weight, bias, given[-1], *results)
+            values = triton.next_power_of_2(taps + 3)
             _finish[(chans,)](
-                sums,
-                dense_weight,
-                *_given(bias),
-                given[-1],
-                *(g if want else None for g, want in zip(grads[1:], wanted[1:], strict=True)),
-                parts,
-                chans,
-                blocks,
-                TAPS=taps,
-                VALUES=triton.next_power_of_2(taps + 3),
-                LINES=16,
-                **OPTIONS,
+                *tensors, parts, chans, blocks, TAPS=taps, VALUES=values, LINES=16, **OPTIONS
             )
     return tuple(grads)

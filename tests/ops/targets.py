@@ -14,6 +14,7 @@ from cases import HALF, REFUSE_HALF_ON_CPU, kernels_of
 import eegfast
 from eegfast import backends
 
+DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -67,13 +68,14 @@ class Reference(Target):
 
 class Triton(Target):
     def absent(self):
-        if INTERPRETED == (self.device == "cuda"):
+        if DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
+INTERPRETED == (self.device == "cuda"):
             return f"TRITON_INTERPRET is {'' if INTERPRETED else 'not '}1"
         return super().absent()
 
     def refuses(self, case, dtype):
-        double = dtype == torch.float64 and case.op != "lds_smooth"
-        return "float64 is left to the reference" if double else ""
+        left = dtype == torch.float64 and case.op not in DOUBLE
+        return "float64 is left to the reference" if left else ""
 
     def rounding(self, dtype):
         if INTERPRETED and dtype == torch.bfloat16:
