@@ -15,6 +15,7 @@ import eegfast
 from eegfast import backends
 
 DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
+DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -68,8 +69,7 @@ class Reference(Target):
 
 class Triton(Target):
     def absent(self):
-        if DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
-INTERPRETED == (self.device == "cuda"):
+        if INTERPRETED == (self.device == "cuda"):
             return f"TRITON_INTERPRET is {'' if INTERPRETED else 'not '}1"
         return super().absent()
 

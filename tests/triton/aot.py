@@ -70,7 +70,6 @@ def large(op, dtype):
                 options = {name: leaf(shape[1]) for name in maps}
                 options |= dict(padding="same", in_relu=True, out_relu=True)
                 yield functools.partial(ops.depthwise_conv3d, x, weight, **options)
-<<<<<<< HEAD
     if op == "mobile_unit3d":
         for chans, training in ((4, True), (8, True), (8, False)):
             expanded = 8 * chans
@@ -80,12 +79,10 @@ def large(op, dtype):
             running = [torch.empty(size, device="meta") for size in sizes[:2] + sizes[3:5]]
             x = leaf(256, chans, 5, 16, 16)
             yield functools.partial(ops.mobile_unit3d, x, *parameters, *running, training=training)
-=======
     if op == "filter_bank_power":
         for shape in ((64, 32, 8064), (1000, 40, 200), (3, 2, 100000)):
             yield lambda shape=shape: ops.filter_bank_power(leaf(*shape), leaf(18, 41))
         yield lambda: ops.filter_bank_power(leaf(8, 62, 2000), leaf(50, 150), "valid")
->>>>>>> triton-fb
     if op == "scaling_conv1d":
         yield lambda: ops.scaling_conv1d(leaf(16, 32, 8064), leaf(8, 65), max_levels=6)
 
