@@ -15,7 +15,6 @@ import eegfast
 from eegfast import backends
 
 DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
-DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
