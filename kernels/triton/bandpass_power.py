@@ -129,15 +129,16 @@ def _zeros(count: tl.constexpr, LANES: tl.constexpr, kind: tl.constexpr):
 
 
 @triton.jit
-def _restart(state, edge, step, window, windows, LANES: tl.constexpr):
-    """At the start or end of a window: zero for a state that is not finite, and which were not."""
-    is_start = (edge % step == 0) & (edge // step < windows)
-    is_end = (edge >= window) & ((edge - window) % step == 0)
-    here = tl.zeros((LANES,), tl.int32) + (is_start | is_end).to(tl.int32)
+def _restart(state, slot, steps, windows, LANES: tl.constexpr, PER: tl.constexpr):
+    """Where a slot begins with a window's start or end: zero for a state that is not finite, and
+    which were not."""
+    here = (slot // PER < windows) | (slot // PER >= steps)
+    if PER == 2:
+        here = tl.where(slot % 2 == 0, slot // 2 < windows, slot // 2 >= steps)
     total = state[0]
     for i in tl.static_range(1, len(state)):
         total += state[i]
-    bad = (here > 0) & (total - total != 0)
+    bad = (tl.zeros((LANES,), tl.int32) + here.to(tl.int32) > 0) & (total - total != 0)
     after = ()
     for i in tl.static_range(len(state)):
         after = after + (tl.where(bad, 0.0, state[i]),)
@@ -145,15 +146,13 @@ def _restart(state, edge, step, window, windows, LANES: tl.constexpr):
 
 
 @triton.jit
-def _slot(slot, step, window, stop, PER: tl.constexpr):
+def _slot(slot, step, extra, stop, PER: tl.constexpr):
     """Where a slot of time begins and ends."""
     begin = slot // PER * step
-    end = begin + step
     if PER == 2:
         odd = slot % 2
-        end = begin + tl.where(odd == 0, window % step, step)
-        begin += odd * (window % step)
-    return begin, tl.minimum(end, stop)
+        return begin + odd * extra, tl.minimum(begin + tl.where(odd == 0, extra, step), stop)
+    return begin, tl.minimum(begin + step, stop)
 
 
 @triton.jit
@@ -170,7 +169,7 @@ def _lanes(rows, bands, LANES: tl.constexpr):
     """Row and band of each lane, and whether there is such a row."""
     lane = tl.arange(0, LANES)
     per_program = LANES // bands
-    row = tl.program_id(0).to(tl.int64) * per_program + lane // bands
+    row = tl.program_id(0) * per_program + lane // bands
     return row, lane % bands, (lane // bands < per_program) & (row < rows)
 
 
@@ -188,7 +187,8 @@ def _filter(
     n_chans,
     bands,
     windows,
-    window,
+    steps,  # window // step
+    extra,  # window % step
     step,
     divisor,  # window - ddof
     stop,  # where the last window ends
@@ -206,7 +206,8 @@ def _filter(
 ):
     row, band, live = _lanes(rows, bands, LANES)
     kind: tl.constexpr = table.dtype.element_ty
-    chains, chain = tl.full((), 1, tl.int64) * rows * bands, row * bands + band
+    one = tl.full((), 1, tl.int64)
+    chains, chain = one * rows * bands, one * row * bands + band
     coefs = _load_vector(table + band, 6 * SECTIONS + 1, bands, live)
     span = tl.program_id(1)
     state = _zeros(2 * SECTIONS, LANES, kind)
@@ -214,21 +215,22 @@ def _filter(
         state = _load_vector(
             starts + span * (2 * SECTIONS * chains) + chain, 2 * SECTIONS, chains, live
         )
-    at = x + tl.multiple_of(row // n_chans * stride_batch + row % n_chans * stride_chan, ALIGN)
-    time = tl.full((), 1, tl.int64) * stride_time
-    offset = tl.arange(0, BLOCK)[None, :] * time  # (1, BLOCK)
+    at = x + tl.multiple_of(
+        row // n_chans * (one * stride_batch) + row % n_chans * (one * stride_chan), ALIGN
+    )
+    time = one * stride_time
     y = tl.zeros((LANES,), kind)
     restarted = tl.zeros((LANES,), tl.int32)
     first_slot, stop_slot = _slots(span, span_steps, windows, step, stop, PER)
     for slot in range(first_slot, stop_slot):
-        begin, end = _slot(slot, step, window, stop, PER)
+        begin, end = _slot(slot, step, extra, stop, PER)
         pivot = y
         total = tl.zeros((LANES,), kind)
         square = tl.zeros((LANES,), kind)
         whole = begin + (end - begin) // BLOCK * BLOCK
         for t in tl.range(begin, whole, BLOCK, num_stages=3):
-            from_here = tl.multiple_of(t * time, ALIGN)
-            tile = tl.load(at[:, None] + (from_here + offset), mask=live[:, None], other=0)
+            times = tl.multiple_of(t + tl.arange(0, BLOCK), ALIGN)[None, :] * time  # (1, BLOCK)
+            tile = tl.load(at[:, None] + times, mask=live[:, None], other=0)
             columns = _columns(tile.to(kind), LANES, BLOCK)
             if kept is not None:
                 index = begin // BLOCK + slot + (t - begin) // BLOCK
@@ -258,13 +260,12 @@ def _filter(
                 tl.store(to + chains, square, mask=live)
             elif slot % PER == 0:
                 if means is None:
-                    result = row // n_chans * windows + own
-                    result = (result * n_chans + row % n_chans) * bands + band
+                    result = (row // n_chans * (one * windows) + own) * n_chans + row % n_chans
                     value = tl.where(square < 0, 0.0, square) / divisor  # NaN passes
-                    tl.store(out + result, value, mask=live)
+                    tl.store(out + (result * bands + band), value, mask=live)
                 else:
                     tl.store(means + own * chains + chain, mean, mask=live)
-        state, bad = _restart(state, end, step, window, windows, LANES)
+        state, bad = _restart(state, slot + 1, steps, windows, LANES, PER)
         y = tl.where(bad, 0.0, y)
         restarted = tl.where(bad, 1, restarted)
     if ends is not None:
@@ -313,7 +314,8 @@ def _combine(
     n_chans,
     bands,
     windows,
-    window,
+    steps,  # window // step
+    extra,  # window % step
     step,
     divisor,
     stop,
@@ -321,14 +323,15 @@ def _combine(
     LANES: tl.constexpr,
 ):
     row, band, live = _lanes(rows, bands, LANES)
-    chains, chain = tl.full((), 1, tl.int64) * rows * bands, row * bands + band
+    one = tl.full((), 1, tl.int64)
+    chains, chain = one * rows * bands, one * row * bands + band
     own = tl.program_id(1)
     mean = tl.zeros((LANES,), slots.dtype.element_ty)
     square = tl.zeros((LANES,), slots.dtype.element_ty)
     zero = tl.full((), 0, slots.dtype.element_ty)
-    slot, count = own * PER, window // step * PER + (PER - 1)
+    slot, count = own * PER, steps * PER + (PER - 1)
     for some in range(slot, slot + count):
-        begin, end = _slot(some, step, window, stop, PER)
+        begin, end = _slot(some, step, extra, stop, PER)
         of_slot = slots + some * (2 * chains) + chain
         away = tl.load(of_slot, mask=live, other=0) - mean
         before, length = zero + (begin - own * step), zero + (end - begin)
@@ -336,7 +339,7 @@ def _combine(
         square += tl.load(of_slot + chains, mask=live, other=0) + away * away * (before * share)
         mean += away * share
     if means is None:
-        to = (row // n_chans * windows + own) * n_chans + row % n_chans
+        to = (row // n_chans * (one * windows) + own) * n_chans + row % n_chans
         tl.store(out + to * bands + band, square / divisor, mask=live)
     else:
         tl.store(means + own * chains + chain, mean, mask=live)
@@ -368,7 +371,8 @@ def _adjoint(
     n_times,
     bands,
     windows,
-    window,
+    steps,  # window // step
+    extra,  # window % step
     step,
     scale,  # 2 / (window - ddof)
     stop,
@@ -387,7 +391,8 @@ def _adjoint(
 ):
     row, band, live = _lanes(rows, bands, LANES)
     kind: tl.constexpr = table.dtype.element_ty
-    chains, chain = tl.full((), 1, tl.int64) * rows * bands, row * bands + band
+    one = tl.full((), 1, tl.int64)
+    chains, chain = one * rows * bands, one * row * bands + band
     coefs = _load_vector(table + band, 6 * SECTIONS + 1, bands, live)
     span = tl.program_id(1)
     if ends is not None:
@@ -397,9 +402,10 @@ def _adjoint(
         state = _load_vector(
             starts + span * (2 * SECTIONS * chains) + chain, 2 * SECTIONS, chains, live
         )
-    at = x + tl.multiple_of(row // n_chans * stride_batch + row % n_chans * stride_chan, ALIGN)
-    time = tl.full((), 1, tl.int64) * stride_time
-    offset = tl.arange(0, BLOCK)[None, :] * time  # (1, BLOCK)
+    at = x + tl.multiple_of(
+        row // n_chans * (one * stride_batch) + row % n_chans * (one * stride_chan), ALIGN
+    )
+    time = one * stride_time
     own = tl.arange(0, ROWS)
     own_row = tl.program_id(0).to(tl.int64) * (LANES // bands) + own
     known = ((own < LANES // bands) & (own_row < rows))[:, None]
@@ -408,14 +414,14 @@ def _adjoint(
     first_slot, stop_slot = _slots(span, span_steps, windows, step, stop, PER)
     for back in range(first_slot, stop_slot):
         slot = first_slot + stop_slot - 1 - back
-        begin, end = _slot(slot, step, window, stop, PER)
+        begin, end = _slot(slot, step, extra, stop, PER)
         # dy = slope y - shift
         slope = tl.zeros((LANES,), kind)
         shift = tl.zeros((LANES,), kind)
-        first = tl.where(begin < window, 0, (begin - window) // step + 1)
-        last = tl.minimum(begin // step, windows - 1)
+        first = tl.maximum(slot // PER - steps + (slot % PER + 2 - PER), 0)
+        last = tl.minimum(slot // PER, windows - 1)
         for w in range(first, last + 1):
-            of_window = (row // n_chans * windows + w) * n_chans + row % n_chans
+            of_window = (row // n_chans * (one * windows) + w) * n_chans + row % n_chans
             weight = tl.load(grad + of_window * bands + band, mask=live, other=0).to(kind) * scale
             slope += weight
             shift += weight * tl.load(means + w * chains + chain, mask=live, other=0)
@@ -434,8 +440,8 @@ def _adjoint(
                 tl.store(to + t, total, mask=known)
         for left in tl.range(0, (whole - begin) // BLOCK, num_stages=2):
             t = whole - (left + 1) * BLOCK
-            from_here = tl.multiple_of(t * time, ALIGN)
-            tile = tl.load(at[:, None] + (from_here + offset), mask=live[:, None], other=0)
+            times = tl.multiple_of(t + tl.arange(0, BLOCK), ALIGN)[None, :] * time  # (1, BLOCK)
+            tile = tl.load(at[:, None] + times, mask=live[:, None], other=0)
             columns = _columns(tile.to(kind), LANES, BLOCK)
             index = begin // BLOCK + slot + (t - begin) // BLOCK
             of_block = kept + index * (2 * SECTIONS * chains) + chain
@@ -454,7 +460,7 @@ def _adjoint(
             if ends is None:
                 total = _add_bands(_tile(results, LANES, BLOCK), bands, LANES, ROWS, BLOCK)
                 tl.store(to + (t + tl.arange(0, BLOCK))[None, :], total, mask=known)
-        state, bad = _restart(state, begin, step, window, windows, LANES)
+        state, bad = _restart(state, slot, steps, windows, LANES, PER)
         restarted = tl.where(bad, 1, restarted)
     if ends is not None:
         into = ends + span * ((2 * SECTIONS + 1) * chains) + chain
@@ -525,7 +531,13 @@ class _Plan:
         strides = self.x.stride()
         align = [step, window, *strides[:2], n_times] if strides[2] == 1 else [1]
         self.sizes = dict(
-            rows=rows, n_chans=n_chans, bands=bands, windows=windows, window=window, step=step
+            rows=rows,
+            n_chans=n_chans,
+            bands=bands,
+            windows=windows,
+            steps=window // step,
+            extra=window % step,
+            step=step,
         )
         self.frame = dict(
             stop=stop,
