@@ -43,6 +43,7 @@ from torch import Tensor
 
 BLOCK = 16  # samples
 MAX_SECTIONS = 10
+MAX_REGISTERS = 255  # left to itself, ptxas stops at 168 and spills
 SCHEDULERS = 528  # of an H200
 
 
@@ -595,6 +596,7 @@ class _Plan:
                 out=to,
                 divisor=divisor,
                 WHOLE=self.whole,
+                maxnreg=MAX_REGISTERS,
             )
 
         starts = self.scan(run, reverse=False)
@@ -654,6 +656,7 @@ def bandpass_power_backward(
             n_times=x.shape[-1],
             scale=2 / (window - ddof),
             GAPS=step > window,
+            maxnreg=MAX_REGISTERS,
             ROWS=triton.next_power_of_2(plan.lanes["LANES"] // len(sos)),
         )
 

@@ -51,12 +51,9 @@ def large(op, dtype):
         yield lambda: ops.band_power(leaf(64, 62, 48000), **wide)
         yield lambda: ops.band_power(leaf(64, 62, 48000), window=50, step=20, bins=[(0, 9)])
     if op == "bandpass_power":
-        for sections in (3, 5, 10):
-            sos = resonators(BANDS, sections)
-            yield lambda sos=sos: ops.bandpass_power(leaf(64, 62, 48000), sos, window=200)
-        for shape in ((64, 62, 48000), (62, 48000)):
-            options = dict(sos=resonators(BANDS, 3), window=200, step=100)
-            yield functools.partial(ops.bandpass_power, leaf(*shape), **options)
+        for sections, shape, step in ((3, (64, 62), 200), (10, (64, 62), 200), (3, (62,), 100)):
+            options = dict(sos=resonators(BANDS, sections), window=200, step=step)
+            yield functools.partial(ops.bandpass_power, leaf(*shape, 48000), **options)
     if op == "depthwise_conv3d":
         maps = ("bias", "in_scale", "in_shift", "out_scale", "out_shift")
         for shape, size in (((256, 32, 5, 16, 16), 3), ((2, 32, 5, 9, 9), 5)):
