@@ -27,7 +27,7 @@ from types import SimpleNamespace
 
 import torch
 import triton
-from cases import CASES
+from cases import BANDS, CASES, resonators
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
@@ -59,6 +59,10 @@ def large(op, dtype):
         wide = dict(window=800, n_fft=1024, bins=[(4, 200), (9, 17)], log2=True)
         yield lambda: ops.band_power(leaf(64, 62, 48000), **wide)
         yield lambda: ops.band_power(leaf(64, 62, 48000), window=50, step=20, bins=[(0, 9)])
+    if op == "bandpass_power":
+        for sections, shape, step in ((3, (64, 62), 200), (10, (64, 62), 200), (3, (62,), 100)):
+            options = dict(sos=resonators(BANDS, sections), window=200, step=step)
+            yield functools.partial(ops.bandpass_power, leaf(*shape, 48000), **options)
     if op == "depthwise_conv3d":
         maps = ("bias", "in_scale", "in_shift", "out_scale", "out_shift")
         for shape, size in (((256, 32, 5, 16, 16), 3), ((2, 32, 5, 9, 9), 5)):
