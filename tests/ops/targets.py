@@ -14,7 +14,7 @@ from cases import HALF, REFUSE_HALF_ON_CPU, kernels_of
 import eegfast
 from eegfast import backends
 
-DOUBLE = {"filter_bank_power", "lds_smooth"}  # that Triton takes in float64
+DOUBLE = {"bandpass_power", "filter_bank_power", "lds_smooth"}  # that Triton takes in float64
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
