@@ -15,6 +15,15 @@ import eegfast
 from eegfast import backends
 
 DOUBLE = {"bandpass_power", "filter_bank_power", "lds_smooth"}  # that Triton takes in float64
+LIGHT = {  # a case of each operator that soon ends
+    "band_power-overlap",
+    "bandpass_power-gaps",
+    "depthwise_conv3d-strided",
+    "filter_bank_power-padded",
+    "lds_smooth-filter",
+    "mobile_unit3d-train_odd",
+    "scaling_conv1d-linear",
+}
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -24,7 +33,7 @@ class Target:
 
     exact : its results do not depend on strides, to the last bit
     dispatched : torch's dispatcher knows it
-    slow : so much so that one case of each operator has to do, but for float32 values
+    slow : so much so that, but for float32 values, LIGHT has to do
     """
 
     backend: str
