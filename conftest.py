@@ -16,6 +16,9 @@ def pytest_addoption(parser):
     group.addoption(
         "--backend", action="append", help="of tests/backends, run this back end's part only"
     )
+    group.addoption(
+        "--light", action="store_true", help="of tests/backends, one case of each operator only"
+    )
     group.addoption("--benchmark", action="store_true", help="run benchmarks/, not the tests")
     group.addoption(
         "--benchmark-smoke",

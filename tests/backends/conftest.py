@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from targets import TARGETS
+from targets import LIGHT, TARGETS
 
 
 def pytest_generate_tests(metafunc):
@@ -18,6 +18,16 @@ def pytest_generate_tests(metafunc):
         reasons = "; ".join(f"{row.id}: {row.absent()}" for row in rows if row.absent())
         raise pytest.UsageError(f"--backend {' '.join(asked)}: {reasons or 'no such back end'}")
     metafunc.parametrize("target", here, ids=lambda row: row.id)
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--light"):
+        items[:] = [item for item in items if _case(item) in (None, *LIGHT)]
+
+
+def _case(item):
+    case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+    return case and case.id
 
 
 @pytest.fixture(autouse=True)

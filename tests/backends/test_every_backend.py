@@ -209,7 +209,7 @@ class Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@one_of_each
+@pytest.mark.parametrize("case", FIRST.values(), ids=FIRST)
 def test_the_reference_launches_more_than_triton_would(case):
     """So that no work is too small for Triton, where the reference is all else that there is."""
     leaves, constants = case.inputs(torch.float32)
