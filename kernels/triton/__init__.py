@@ -7,3 +7,15 @@ arguments and results, for float32, float16 and bfloat16 tensors on a GPU, or on
 anything; the reference then runs. Configurations are tables in the op's file, never tuned at run
 time; importing asks nothing of a driver.
 """
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+
+@functools.cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Of the GPU. Of an H200, for which the configurations are made, where there is none."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)

@@ -24,12 +24,15 @@ OPTIONS = dict(num_stages=1, enable_fp_fusion=True)
 STATISTICS = dict(BLOCK=256, RUN=16)  # voxels at once, and how often in float32
 
 
-def configs(chans: int, expanded: int, backward: bool) -> dict[str, int]:
+def configs(
+    chans: int, expanded: int, backward: bool, capability: tuple[int, int]
+) -> dict[str, int]:
     """Expanded channels and positions of a tile, and warps: four elements per thread, all of one
     position, so a value of x is loaded for four channels, and 27 x 4 taps fit the registers. Many
-    channels of x, and backward unaligned rows of the expanded ones, leave room for two."""
+    channels of x, and backward unaligned rows of the expanded ones, leave room for two, as do
+    GPUs before sm_90."""
     tile = min(16, max(triton.next_power_of_2(expanded), 4))
-    two = chans > 8 or (backward and expanded % 16)
+    two = chans > 8 or (backward and (expanded % 16 or capability < (9, 0)))
     return dict(EB=tile, POS=512 // tile, num_warps=8 if two else 4)
 
 

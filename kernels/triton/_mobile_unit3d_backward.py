@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from eegfast._triton import capability
 from eegfast._triton._mobile_unit3d import (
     OPTIONS,
     STATISTICS,
@@ -519,7 +520,7 @@ def mobile_unit3d_backward(
     if not x.numel():
         return grad_x, *(g.zero_() for g in grads)
     sizes, programs, scratch = work(x)
-    tile, volume = configs(chans, expanded, True), x.shape[2:].numel()
+    tile, volume = configs(chans, expanded, True, capability(x.device)), x.shape[2:].numel()
     voxels = x.shape[0] * volume
     grad, x = grad.contiguous(), x.contiguous()
     parameters = [p.contiguous() for p in parameters]

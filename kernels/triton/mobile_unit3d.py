@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from eegfast._triton import capability
 from eegfast._triton._mobile_unit3d import (
     OPTIONS,
     add_plane,
@@ -217,7 +218,7 @@ def mobile_unit3d(
     if not x.numel():
         return out, *(s.clone() for s in (mean1, var1, mean2, var2))
     sizes, programs, volume = work(x)
-    tile = configs(chans, expanded, False)
+    tile = configs(chans, expanded, False, capability(x.device))
     x = x.contiguous()
     norm1 = norm1_weight.contiguous(), norm1_bias.contiguous()
     expand = expand_weight.contiguous()

@@ -27,7 +27,6 @@ from types import SimpleNamespace
 
 import torch
 import triton
-from cases import BANDS, CASES, resonators
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
@@ -35,8 +34,12 @@ from triton.runtime.jit import JITFunction, mangle_type
 from eegfast import ops
 from eegfast.backends import run_on
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "ops"))
+
+from cases import BANDS, CASES, resonators  # noqa: E402
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 OPS = sorted(p.stem for p in (ROOT / "kernels/triton").glob("*.py") if p.stem[0] != "_")
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes that a block may have
 TABLE = Path(__file__).with_name("resources.txt")
@@ -91,8 +94,8 @@ def large(op, dtype):
         yield lambda: ops.scaling_conv1d(leaf(16, 32, 8064), leaf(8, 65), max_levels=6)
 
 
-def launches(op, small):
-    """Every call of a kernel: the kernel and its arguments by name. ``small``: of all cases too."""
+def launches(op, arch):
+    """Every call of a kernel on a GPU of sm_``arch``: the kernel and its arguments by name."""
     recorded = []
 
     def record(self, *args, grid, warmup, **kwargs):
@@ -100,11 +103,14 @@ def launches(op, small):
 
     JITFunction.run = record
     module = importlib.import_module(f"eegfast._triton.{op}")
+    for name, loaded in sys.modules.items():
+        if name.startswith("eegfast._triton") and hasattr(loaded, "capability"):
+            loaded.capability = lambda device: divmod(arch, 10)
     names = (op, op + "_backward")
     with run_on(SimpleNamespace(**{name: getattr(module, name) for name in names})):
         for dtype in DTYPES:
             for case in CASES:
-                if small and case.op == op and dtype == torch.float32:
+                if arch == 90 and case.op == op and dtype == torch.float32:
                     leaves, constants = case.inputs(dtype)
                     leaves = [t.to("meta").requires_grad_() for t in leaves]
                     constants = [t.to("meta") for t in constants]
@@ -159,7 +165,7 @@ def configuration(op, kernel, made, arguments, options):
 def compile_all(op, arch):
     """Print each variant's configuration and what it takes."""
     seen = set()
-    for kernel, arguments in launches(op, small=arch == 90):
+    for kernel, arguments in launches(op, arch):
         made = source(kernel, arguments)
         names = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
         options = {name: arguments[name] for name in names if name in arguments}
@@ -180,7 +186,7 @@ def measure(op, arch):
     with tempfile.TemporaryDirectory() as cache:
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         environment |= {"TRITON_CACHE_DIR": cache}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "ops"), *sys.path])
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         done = subprocess.run(
             [sys.executable, __file__, op, str(arch)],
             capture_output=True,
