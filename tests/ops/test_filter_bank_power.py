@@ -193,6 +193,8 @@ def test_empty_inputs(isa):
         (total.sum() + squares.sum()).backward()
         assert torch.equal(x.grad, torch.zeros_like(x))
         assert torch.equal(taps.grad, torch.zeros_like(taps))
+    strided = torch.randn(50, 0, 3).permute(1, 2, 0)
+    assert ops.filter_bank_power(strided, torch.randn(4, 9))[0].shape == (0, 4, 3)
     total, squares = ops.filter_bank_power(torch.randn(2, 3, 0), torch.randn(4, 2), 2)
     assert torch.equal(total, torch.zeros(2, 4, 3)) and torch.equal(squares, total)
 

@@ -70,6 +70,15 @@ def large(op, dtype):
                 options = {name: leaf(shape[1]) for name in maps}
                 options |= dict(padding="same", in_relu=True, out_relu=True)
                 yield functools.partial(ops.depthwise_conv3d, x, weight, **options)
+    if op == "mobile_unit3d":
+        for chans, training in ((4, True), (8, True), (8, False)):
+            expanded = 8 * chans
+            sizes = [(chans,)] * 2 + [(expanded, chans, 1, 1, 1)] + [(expanded,)] * 2
+            sizes += [(expanded, 1, 3, 3, 3), (chans, expanded, 1, 1, 1)]
+            parameters = [leaf(*size) for size in sizes]
+            running = [torch.empty(size, device="meta") for size in sizes[:2] + sizes[3:5]]
+            x = leaf(256, chans, 5, 16, 16)
+            yield functools.partial(ops.mobile_unit3d, x, *parameters, *running, training=training)
     if op == "scaling_conv1d":
         yield lambda: ops.scaling_conv1d(leaf(16, 32, 8064), leaf(8, 65), max_levels=6)
 
