@@ -135,9 +135,9 @@ def contenders(bench, case, net, rival, inputs, rival_inputs, call):
             continue
         own = copy.deepcopy(rival).to(memory_format=memory_format)
         rivals[f"{prefix}eager{suffix}"] = call(own, own, rival_inputs)
-        if compiled := bench.compile(own):
+        if (compiled := bench.compile(own)) is not None:
             rivals[f"{prefix}compile{suffix}"] = call(compiled, own, rival_inputs)
-    if compiled := bench.compile(net):
+    if (compiled := bench.compile(net)) is not None:
         rivals["ours compile"] = call(compiled, net, inputs)
     return call(net, net, inputs), rivals
 
