@@ -51,9 +51,10 @@ class Case:
     predicted_ms: dict[int, float] = dataclasses.field(default_factory=dict)
 
 
-# ScalingNet: 0.5 G multiply-adds a sample, of 8,064 points each; 64 of them would take minutes a
-# round. ResAttentioNet is one-dimensional: torch has no channels-last format for it.
+# ScalingNet has 0.5 G multiply-adds per sample: 64 of them would take half a minute a round.
+# ResAttentioNet is one-dimensional: torch has no channels-last format for it.
 HAMNET = (1, 16, 64, 100)
+NOT_SLOWER = dict.fromkeys((1, 16, 64), (1, 1))
 CASES = {
     "ldm-eeg": Case(
         "ldm-eeg",
@@ -64,9 +65,15 @@ CASES = {
         predicted_ms={16: 55},
     ),
     "sst-emotionnet": Case(
-        "sst-emotionnet", TwinSSTEmotionNet, torch.channels_last_3d, {"drop_prob": 0.0}
+        "sst-emotionnet",
+        TwinSSTEmotionNet,
+        torch.channels_last_3d,
+        {"drop_prob": 0.0},
+        goals=NOT_SLOWER,
     ),
-    "sst-torcheeg": Case("sst-emotionnet", None, torch.channels_last_3d, {"variant": "torcheeg"}),
+    "sst-torcheeg": Case(
+        "sst-emotionnet", None, torch.channels_last_3d, {"variant": "torcheeg"}, goals=NOT_SLOWER
+    ),
     "hamnet-pretrain": Case(
         "hamnet", TwinHAMNet, torch.channels_last, {"stage": "pretrain"}, HAMNET, {100: (6, 1)}
     ),
@@ -74,7 +81,9 @@ CASES = {
     "scalingnet": Case(
         "scalingnet", TwinScalingNet, torch.channels_last, {}, (1, 8, 16), {8: (1.5, 1)}
     ),
-    "resattentionet": Case("resattentionet", TwinResAttentioNet, None, {"drop_prob": 0.0}),
+    "resattentionet": Case(
+        "resattentionet", TwinResAttentioNet, None, {"drop_prob": 0.0}, goals=NOT_SLOWER
+    ),
 }
 
 
@@ -185,7 +194,7 @@ def bench_train(bench, name, batch):
         # Of a million pre-activations one lies within rounding of ReLU's corner and falls on either
         # side. One such changes gradients by up to a hundredth, whoever computes them in float32.
         error_limit=5e-2,
-        rival_error_limit=5e-2,
+        rival_error_limit=1e-1,
         goal=case.goals.get(batch),
         predicted_ms=case.predicted_ms.get(batch),
     )
