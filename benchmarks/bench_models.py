@@ -39,7 +39,10 @@ class Case:
     """A network and what it is measured at.
 
     ``goals``: how many times faster than the twin, and than its best form, a training step should
-    be at a batch size; ``predicted_ms``: of a training step, from its arithmetic.
+    be at a batch size; ``predicted_ms``: of a training step, from its arithmetic. ``error_limit``:
+    of its gradients. Of a million pre-activations one lies within rounding of ReLU's corner and
+    falls on either side; one such changes gradients by up to a hundredth, whoever computes them in
+    float32.
     """
 
     model: str
@@ -49,10 +52,12 @@ class Case:
     batches: tuple[int, ...] = (1, 16, 64)
     goals: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
     predicted_ms: dict[int, float] = dataclasses.field(default_factory=dict)
+    error_limit: float = 5e-2
 
 
 # ScalingNet has 0.5 G multiply-adds per sample: 64 of them would take half a minute a round.
-# ResAttentioNet is one-dimensional: torch has no channels-last format for it.
+# ResAttentioNet is one-dimensional: torch has no channels-last format for it. Of one sample its last
+# norms see two values, whose difference divides by itself: hence the limit.
 HAMNET = (1, 16, 64, 100)
 NOT_SLOWER = dict.fromkeys((1, 16, 64), (1, 1))
 CASES = {
@@ -82,7 +87,12 @@ CASES = {
         "scalingnet", TwinScalingNet, torch.channels_last, {}, (1, 8, 16), {8: (1.5, 1)}
     ),
     "resattentionet": Case(
-        "resattentionet", TwinResAttentioNet, None, {"drop_prob": 0.0}, goals=NOT_SLOWER
+        "resattentionet",
+        TwinResAttentioNet,
+        None,
+        {"drop_prob": 0.0},
+        goals=NOT_SLOWER,
+        error_limit=2e-1,
     ),
 }
 
@@ -191,10 +201,8 @@ def bench_train(bench, name, batch):
         shapes(inputs),
         *contenders(bench, case, net, rival, inputs, rival_inputs, step),
         error_of(truth, {} if case.twin else convert(truth)),
-        # Of a million pre-activations one lies within rounding of ReLU's corner and falls on either
-        # side. One such changes gradients by up to a hundredth, whoever computes them in float32.
-        error_limit=5e-2,
-        rival_error_limit=1e-1,
+        error_limit=case.error_limit,
+        rival_error_limit=2 * case.error_limit,
         goal=case.goals.get(batch),
         predicted_ms=case.predicted_ms.get(batch),
     )
