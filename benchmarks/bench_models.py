@@ -56,8 +56,8 @@ class Case:
 
 
 # ScalingNet has 0.5 G multiply-adds per sample: 64 of them would take half a minute a round.
-# ResAttentioNet is one-dimensional: torch has no channels-last format for it. Of one sample its last
-# norms see two values, whose difference divides by itself: hence the limit.
+# ResAttentioNet is one-dimensional: torch has no channels-last format for it. Of one sample its
+# last norms see two values, whose difference divides by itself: hence the limit.
 HAMNET = (1, 16, 64, 100)
 NOT_SLOWER = dict.fromkeys((1, 16, 64), (1, 1))
 CASES = {
@@ -131,10 +131,10 @@ def as_torcheeg_has_them(frequency_maps, time_maps):
 
 
 def build(case, batch):
-    """Return our network, the rival, and the inputs of each: those measured, and 16 others."""
+    """Return our network, the rival, and the inputs of each: those measured, and 8 others."""
     torch.manual_seed(0)
     net = models.create(case.model, **case.options)
-    inputs, others = net.example_inputs(batch), net.example_inputs(16)
+    inputs, others = net.example_inputs(batch), net.example_inputs(8)
     if case.twin is None:
         rival_inputs = [as_torcheeg_has_them(*maps) for maps in (inputs, others)]
         rival = settled(torcheeg_network(), *rival_inputs[1])
