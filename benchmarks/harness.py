@@ -116,6 +116,12 @@ class Benchmark:
             return None
         return torch.compile(function, dynamic=False, fullgraph=True)
 
+    def enough(self, rounds: int, seconds: float) -> bool:
+        """30 rounds and 3 seconds; contenders that take seconds each get 10 rounds or a minute."""
+        if self.smoke:
+            return rounds >= 3
+        return (rounds >= 30 and seconds >= 3) or (rounds >= 10 and seconds >= 60)
+
     def compare(
         self,
         name: str,
@@ -146,11 +152,10 @@ class Benchmark:
             for _ in range(1 if self.smoke else 3):
                 function()
         times: dict[str, list[float]] = {rival: [] for rival in contenders}
-        rounds, least_seconds = (3, 0.0) if self.smoke else (30, 3.0)
         gc.disable()
         try:
             start = time.perf_counter()
-            while len(times["ours"]) < rounds or time.perf_counter() - start < least_seconds:
+            while not self.enough(len(times["ours"]), time.perf_counter() - start):
                 for rival, function in contenders.items():
                     before = time.perf_counter()
                     function()

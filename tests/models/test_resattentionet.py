@@ -3,6 +3,8 @@ import math
 
 import pytest
 import torch
+from agreement import same_training
+from twin_resattentionet import TwinResAttentioNet
 
 from eegfast.models import ResAttentioNet, create, names, register
 from eegfast.models.resattentionet import ResidualEncoder, TemporalAttentionPooling
@@ -46,6 +48,15 @@ def test_shapes_at_each_stage():
     net(torch.randn(2, 60, 62, 5))
     assert shapes[:6] == [(16, 30), (16, 15), (16, 15), (32, 8), (64, 4), (128, 2)]
     assert shapes[6:] == [(2, 128), (128,), (3,)]
+
+
+@pytest.mark.parametrize("options", [{}, {"n_chans": 19, "n_outputs": 2, "n_heads": 4}], ids=str)
+def test_agrees_with_the_twin(options):
+    torch.manual_seed(0)
+    options = options | {"drop_prob": 0.0}
+    net = ResAttentioNet(**options)
+    batches = [x.double() for _ in range(3) for x in net.example_inputs(4)]
+    same_training(net, TwinResAttentioNet(**options), batches, net.n_outputs, rtol=1e-8)
 
 
 @pytest.mark.parametrize("windows", [1, 2, 7, 14, 33, 61])
