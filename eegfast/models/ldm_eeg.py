@@ -22,6 +22,7 @@ Layout of the tensors, for the published sizes (n=2, c=4; D is 5 bands or 8 time
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 
 import torch
@@ -187,16 +188,20 @@ class Transition(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.conv = _conv((in_channels, out_channels), (3, 3, 3))
+        mean = torch.zeros(3, 3, 4, 4)  # of the shifts of each tap of the plane
+        for h, w in itertools.product(range(3), repeat=2):
+            mean[h, w, h : h + 2, w : w + 2] = 1 / 4
+        self.register_buffer("mean", mean, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = F.pad(self.conv.weight, (1, 1, 1, 1))
-        kernel = kernel[..., :-1, :] + kernel[..., 1:, :]
-        kernel = (kernel[..., :-1] + kernel[..., 1:]) / 4
-        x = x.contiguous(memory_format=DENSE_LAYOUT)
+        mean, edge = self.mean, 1
         if x.shape[3:] == (2, 2):
             # With padding instead, oneDNN (torch 2.13) gives NaN as the bfloat16 kernel's gradient.
-            return F.conv3d(x, kernel[..., 1:3, 1:3], stride=(1, 2, 2), padding=(1, 0, 0))
-        return F.conv3d(x, kernel, stride=(1, 2, 2), padding=1)
+            mean, edge = mean[..., 1:3, 1:3], 0
+        kernel = self.conv.weight.flatten(3) @ mean.flatten(2).flatten(0, 1)
+        kernel = kernel.unflatten(3, mean.shape[2:])
+        x = x.contiguous(memory_format=DENSE_LAYOUT)
+        return F.conv3d(x, kernel, stride=(1, 2, 2), padding=(1, edge, edge))
 
 
 class _Block(nn.Module):
