@@ -172,8 +172,8 @@ def compile_all(op, arch):
         names = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
         options = {name: arguments[name] for name in names if name in arguments}
         name = configuration(op, kernel, made, arguments, options)
-        # Sizes of 1 become constants, which is another source: on one generation, some of those.
-        key = name + (str(made.signature) if arch == 90 else "")
+        # Sizes of 1 and multiples of 16 make another kernel: on one generation, some of those.
+        key = name + (f"{made.signature} {made.attrs}" if arch == 90 else "")
         if key in seen:
             continue
         seen.add(key)
