@@ -6,9 +6,9 @@
 The operator's functions run on meta tensors, of the large shapes below and, for sm_90 in float32,
 two of tests/ops/cases.py, and their launches are recorded, not done. What they would have
 launched is compiled, each variant once, and printed as a line of JSON: the kernel with its
-configuration, and the resources that cuobjdump tells. Without arguments, the table resources.txt is
-written anew, the most that any variant of a configuration takes. Not under TRITON_INTERPRET, which
-leaves nothing to compile.
+configuration, and the resources that cuobjdump tells. Without arguments, the table of this release
+of Triton, resources-VERSION.txt, is written anew, the most that any variant of a configuration
+takes. Not under TRITON_INTERPRET, which leaves nothing to compile.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from targets import LIGHT  # noqa: E402
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 OPS = sorted(p.stem for p in (ROOT / "kernels/triton").glob("*.py") if p.stem[0] != "_")
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}  # bytes that a block may have
-TABLE = Path(__file__).with_name("resources.txt")
+TABLE = Path(__file__).with_name(f"resources-{triton.__version__}.txt")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -206,11 +206,9 @@ def measure(op, arch):
 
 
 def read_table():
-    """Version of Triton, and {(architecture, configuration): as measure gives}."""
-    head, *lines = TABLE.read_text().splitlines()
-    rows = (line.split(maxsplit=4) for line in lines)
-    table = {(int(arch), name): tuple(map(int, numbers)) for arch, *numbers, name in rows}
-    return head.split()[2].rstrip(":"), table
+    """{(architecture, configuration): as measure gives}, of this release of Triton."""
+    rows = (line.split(maxsplit=4) for line in TABLE.read_text().splitlines()[1:])
+    return {(int(arch), name): tuple(map(int, numbers)) for arch, *numbers, name in rows}
 
 
 def write_table():
