@@ -240,6 +240,17 @@ def _convolution_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None, *opt
     return convolution(x.float(), weight.float(), bias, *options).double()
 
 
+def check_signal(network: Network, x: Tensor) -> None:
+    """Refuse what is no signal ``(N, n_chans, n_times)``; ``n_times`` None takes any from 1."""
+    n_chans, n_times = network.n_chans, network.n_times
+    fits = x.dim() == 3 and x.shape[1] == n_chans
+    if not fits or (x.shape[2] != n_times if n_times else x.shape[2] == 0):
+        raise ValueError(
+            f"{type(network).__name__}: expected a signal (N, {n_chans}, "
+            f"{n_times or 'n_times >= 1'}), got {tuple(x.shape)}"
+        )
+
+
 def _plain(value):
     """A NumPy scalar or array, or the like, as plain numbers."""
     if hasattr(value, "tolist"):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from eegfast.datasets.montage import SEED_CHANNELS, mirror_map
-from eegfast.models.base import Network
+from eegfast.models.base import Network, check_signal
 from eegfast.models.registry import register
 from eegfast.nn import FilterBankPower
 
@@ -225,12 +225,7 @@ class HAMNet(Network):
         ValueError
             If the shape is another.
         """
-        fits = x.dim() == 3 and x.shape[1] == self.n_chans
-        if not fits or (x.shape[2] != self.n_times if self.n_times else x.shape[2] == 0):
-            times = self.n_times or "n_times >= 1"
-            raise ValueError(
-                f"HAMNet: expected a signal (N, {self.n_chans}, {times}), got {tuple(x.shape)}"
-            )
+        check_signal(self, x)
         weights = self._spatial_weights().flatten(0, 1)
         components = torch.bmm(weights.expand(x.shape[0], -1, -1), x)  # rows contiguous in time
         if self.stage == "pretrain":

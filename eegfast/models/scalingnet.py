@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from eegfast.models.base import Network
+from eegfast.models.base import Network, check_signal
 from eegfast.models.registry import register
 from eegfast.nn import ScalingConv1d
 
@@ -175,12 +175,7 @@ class ScalingNet(Network):
         ValueError
             If the shape is another.
         """
-        fits = x.dim() == 3 and x.shape[1] == self.n_chans
-        if not fits or (x.shape[2] != self.n_times if self.n_times else x.shape[2] == 0):
-            times = self.n_times or "n_times >= 1"
-            raise ValueError(
-                f"ScalingNet: expected a signal (N, {self.n_chans}, {times}), got {tuple(x.shape)}"
-            )
+        check_signal(self, x)
         return self.scaling(x).squeeze(2)
 
     def forward(self, x: Tensor) -> Tensor:
