@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from numerics import exact_and_poisoned
 from targets import LIGHT, TARGETS
 
 
@@ -31,11 +31,6 @@ def _case(item):
 
 
 @pytest.fixture(autouse=True)
-def exact_and_poisoned():
-    """No TF32 behind the reference, and NaN in fresh memory: an element never written is seen."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+def _exact_and_poisoned():
+    with exact_and_poisoned():
+        yield

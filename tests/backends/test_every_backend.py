@@ -17,7 +17,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import CASES, DTYPES, FIRST, HALF, equal, grads_for, kernels_of, on
-from numerics import relative_error
+from numerics import Recorder, relative_error
 from targets import LIGHT, TARGETS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -148,19 +148,6 @@ def test_same_bits_again(target, case):
         assert equal(first, case.gradients(leaves, constants, grads))
 
 
-class Recorder(TorchDispatchMode):
-    """Keeps every call of an operator of ours."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "eegfast":
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
-
-
 @one_of_each
 def test_is_one_operator_of_torch(target, case):
     """Schema, autograd and fake kernel hold, whatever runs below them."""
@@ -170,8 +157,8 @@ def test_is_one_operator_of_torch(target, case):
     with target.run():
         with Recorder() as recorder:
             case.gradients(leaves, constants, grads)
-        assert [func._opname for func, _ in recorder.calls] == list(kernels_of(case))
-        for func, args in recorder.calls:
+        assert [func._opname for func, _, _ in recorder.calls] == list(kernels_of(case))
+        for func, args, _ in recorder.calls:
 
             def fresh(t, forward=func._opname == case.op):
                 return t.detach().requires_grad_(forward and t.requires_grad)

@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from numerics import exact_and_poisoned
 
 import eegfast.ops  # noqa: F401  (registers every operator)
 from eegfast.backends import has_kernel, kernels
@@ -40,11 +41,6 @@ def needs_kernel():
 
 
 @pytest.fixture(autouse=True)
-def exact_and_poisoned(gpu):
-    """No TF32 behind the reference, and NaN in fresh memory: an element never written is seen."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+def _exact_and_poisoned(gpu):
+    with exact_and_poisoned():
+        yield

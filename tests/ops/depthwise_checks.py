@@ -46,7 +46,7 @@ def sizes_of_terms(values, grad, geometry):
 
 
 def values_and_gradients(op, limits, shape, case, dtype, layout, affine, relu, guard=list):
-    """``limits`` by type, of x and the result, and of sums; ``guard`` prepares a kernel's tensors."""
+    """``limits`` by type, of x and the result, and of sums; ``guard`` prepares a call's tensors."""
     limit, sums = limits
     kernel, *geometry = case
     values = draw(shape, kernel, dtype, affine, layout)

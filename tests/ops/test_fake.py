@@ -9,26 +9,12 @@ import contextlib
 import pytest
 import torch
 from cases import CASES, DTYPES, HALF, REFUSE_HALF_ON_CPU
+from numerics import Recorder
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from eegfast import reference
 from eegfast._build import extension
 from eegfast.backends import run_on
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps every call of an operator of ours, and its results."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func.namespace == "eegfast":
-            self.calls.append((func, args, out))
-        return out
 
 
 def calls_of(case, dtype):
