@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 
+import filter_bank_checks as checks
 import pytest
 import torch
+from filter_bank_checks import EXACT, data
 from numerics import relative_error
 
 from eegfast import reference
-from eegfast.nn import fir_bank
 
 LIMIT = {
     torch.float32: 1e-7,
@@ -21,7 +22,6 @@ LIMIT = {
     torch.float16: 2**-11 + 1e-7,
     torch.bfloat16: 2**-8 + 1e-7,
 }
-EXACT = 1e-13
 
 # shape, filters, length, head, tail: one and several warps of lags, more lags than a block has
 # warps for; ends on both sides of a block of outputs, more of them than fit shared memory; rows cut
@@ -42,10 +42,6 @@ SHAPES = [
     ((1, 1, 1), 2, 3, 1, 1),
     ((3, 2, 40), 300, 5, 2, 1),
 ]
-
-
-def data(shape, filters, length, dtype=torch.float64):
-    return torch.randn(shape).to(dtype), torch.randn(filters, length, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("dtype", LIMIT)
@@ -85,37 +81,19 @@ def test_many_rows(emulated):
 
 @pytest.mark.parametrize("wanted", ["total", "squares", "x", "taps", "nothing"])
 def test_gradients_asked_for(emulated, wanted):
-    x, taps = data((2, 3, 70), 5, 11)
-    out = reference.filter_bank_power(x, taps, 5, 5)
-    grads = [
-        None if wanted == other else torch.randn_like(t)
-        for other, t in zip(("squares", "total"), out, strict=False)
-    ]
-    sums = None if wanted in ("x", "nothing") else out[2]
-    arguments = (*grads, x, taps, sums, 5, 5, wanted not in ("taps", "nothing"))
-    ours = emulated.filter_bank_power_backward(*arguments)
-    for value, true in zip(ours, reference.filter_bank_power_backward(*arguments), strict=True):
-        assert value.shape == true.shape
-        assert relative_error(value, true) <= EXACT
+    checks.gradients_asked_for(emulated, wanted, 70, 11)
 
 
 @pytest.mark.parametrize("ends", [(20, 20), (40, 40)])
 @pytest.mark.parametrize("dtype, limit", [(torch.float32, 1e-7), (torch.float64, 1e-10)])
 def test_narrow_bands_of_eeg_like_noise(emulated, ends, dtype, limit):
-    spectrum = torch.fft.rfft(torch.randn(5, 1000, dtype=torch.float64))
-    x = 20 * torch.fft.irfft(spectrum / torch.arange(501).clamp(min=1), n=1000).to(dtype)
-    taps = fir_bank([(f, f + 2) for f in range(40, 76, 2)], 200, 41).double()
-    truth = reference.filter_bank_power(x.double(), taps, *ends)[1]
-    assert (truth / x.double().square().sum(-1)).min() < 1e-4
-    squares = emulated.filter_bank_power(x, taps, *ends)[1]
-    assert ((squares - truth) / truth).abs().max() <= limit
+    checks.narrow_bands_of_eeg_like_noise(
+        emulated, (5, 1000), [(f, f + 2) for f in range(40, 76, 2)], 41, ends, 1e-4, dtype, limit
+    )
 
 
 def test_no_power_is_not_negative(emulated):
-    x = torch.full((2, 9, 400), 3e3, dtype=torch.float64) + torch.randn(2, 9, 1)
-    taps = torch.randn(5, 30, dtype=torch.float64)
-    squares = emulated.filter_bank_power(x, taps - taps.mean(1, keepdim=True), 29, 29)[1]
-    assert (squares >= 0).all() and squares.max() <= 1e-12 * 400 * 9e6
+    checks.no_power_is_not_negative(emulated, 400, 5, 30)
 
 
 def test_strides(emulated):
@@ -149,26 +127,11 @@ def test_empty(emulated, shape, filters):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("sample", [0, 30, 59])
 def test_a_bad_sample_stays_in_its_row(emulated, bad, sample):
-    x, taps = data((2, 19, 60), 3, 9, torch.float32)
-    x[1, 4, sample] = bad
-    out = emulated.filter_bank_power(x, taps, 4, 4)
-    hit = torch.zeros(out[0].shape, dtype=torch.bool)
-    hit[1, :, 4] = True
-    assert torch.equal(~out[0].isfinite(), hit) and torch.equal(~out[1].isfinite(), hit)
-    ones = [torch.ones_like(out[0])] * 2
-    grad, _ = emulated.filter_bank_power_backward(*ones, x, taps, out[2], 4, 4, True)
-    touched = torch.zeros(x.shape, dtype=torch.bool)
-    touched[1, 4] = True
-    assert grad[~touched].isfinite().all() and not grad[touched].isfinite().all()
+    checks.bad_sample_stays_in_its_row(emulated, bad, sample, 19, 3, 9)
 
 
 def test_a_bad_filter_stays_to_itself(emulated):
-    x, taps = data((2, 9, 60), 12, 9)
-    taps[5, 3] = math.nan
-    total, squares, _ = emulated.filter_bank_power(x, taps, 4, 4)
-    hit = torch.zeros(total.shape, dtype=torch.bool)
-    hit[:, 5] = True
-    assert torch.equal(total.isnan(), hit) and torch.equal(squares.isnan(), hit)
+    checks.bad_filter_stays_to_itself(emulated, 9, torch.float64)
 
 
 def test_same_bits_in_any_order_of_threads(emulated):

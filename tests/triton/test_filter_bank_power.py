@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import math
 
+import filter_bank_checks as checks
 import pytest
 import torch
+from filter_bank_checks import EXACT, data
 from numerics import relative_error
 
 from eegfast import reference
-from eegfast.nn import fir_bank
 
-EXACT = 1e-13
 LIMIT = {torch.float32: 1e-7, torch.float64: EXACT, torch.float16: 2**-11, torch.bfloat16: 2**-7}
 
 
 @pytest.fixture(scope="module")
 def ours(kernels):
     return kernels("filter_bank_power")
-
-
-def data(shape, filters, length, dtype=torch.float32):
-    return torch.randn(shape).to(dtype), torch.randn(filters, length, dtype=torch.float64)
 
 
 def check(ours, x, taps, head, tail, grads=None):
@@ -63,7 +59,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape, filters, length, head, tail", SHAPES)
 def test_values_and_gradients(ours, shape, filters, length, head, tail):
-    check(ours, *data(shape, filters, length), head, tail)
+    check(ours, *data(shape, filters, length, torch.float32), head, tail)
 
 
 @pytest.mark.parametrize("dtype", LIMIT)
@@ -74,48 +70,31 @@ def test_types(ours, dtype):
 @pytest.mark.parametrize("programs", [1, 10**6])
 def test_parts_of_rows_are_added_in_a_fixed_order(ours, monkeypatch, programs):
     monkeypatch.setattr(ours, "PROGRAMS", programs)
-    check(ours, *data((2, 20, 530), 2, 5), 2, 2)
+    check(ours, *data((2, 20, 530), 2, 5, torch.float32), 2, 2)
 
 
 def test_large_tiles(ours, monkeypatch):
     """Those of many rows."""
     kept = ours.bank_config
     monkeypatch.setattr(ours, "bank_config", lambda _, filters: kept(10**6, filters))
-    check(ours, *data((3, 11, 20), 18, 6), 3, 2)
+    check(ours, *data((3, 11, 20), 18, 6, torch.float32), 3, 2)
 
 
 @pytest.mark.parametrize("wanted", ["total", "squares", "x", "taps", "nothing"])
 def test_gradients_asked_for(ours, wanted):
-    x, taps = data((2, 3, 40), 5, 7, torch.float64)
-    out = reference.filter_bank_power(x, taps, 3, 3)
-    grads = [
-        None if wanted == other else torch.randn_like(t)
-        for other, t in zip(("squares", "total"), out, strict=False)
-    ]
-    sums = None if wanted in ("x", "nothing") else out[2]
-    arguments = (*grads, x, taps, sums, 3, 3, wanted not in ("taps", "nothing"))
-    computed = ours.filter_bank_power_backward(*arguments)
-    for value, true in zip(computed, reference.filter_bank_power_backward(*arguments), strict=True):
-        assert value.shape == true.shape and relative_error(value, true) <= EXACT
+    checks.gradients_asked_for(ours, wanted, 40, 7)
 
 
 @pytest.mark.parametrize("ends", [(10, 10), (20, 20)])
 @pytest.mark.parametrize("dtype, limit", [(torch.float32, 1e-7), (torch.float64, 1e-10)])
 def test_narrow_bands_of_eeg_like_noise(ours, ends, dtype, limit):
-    spectrum = torch.fft.rfft(torch.randn(3, 600, dtype=torch.float64))
-    x = 20 * torch.fft.irfft(spectrum / torch.arange(301).clamp(min=1), n=600).to(dtype)
-    taps = fir_bank([(f, f + 2) for f in range(40, 76, 9)], 200, 21).double()
-    truth = reference.filter_bank_power(x.double(), taps, *ends)[1]
-    assert (truth / x.double().square().sum(-1)).min() < 1e-3
-    squares = ours.filter_bank_power(x, taps, *ends)[1]
-    assert ((squares - truth) / truth).abs().max() <= limit
+    checks.narrow_bands_of_eeg_like_noise(
+        ours, (3, 600), [(f, f + 2) for f in range(40, 76, 9)], 21, ends, 1e-3, dtype, limit
+    )
 
 
 def test_no_power_is_not_negative(ours):
-    x = torch.full((2, 9, 100), 3e3, dtype=torch.float64) + torch.randn(2, 9, 1)
-    taps = torch.randn(3, 10, dtype=torch.float64)
-    squares = ours.filter_bank_power(x, taps - taps.mean(1, keepdim=True), 9, 9)[1]
-    assert (squares >= 0).all() and squares.max() <= 1e-12 * 100 * 9e6
+    checks.no_power_is_not_negative(ours, 100, 3, 10)
 
 
 def test_strides(ours):
@@ -146,7 +125,7 @@ def test_strides(ours):
     "shape, filters", [((0, 3, 20), 4), ((2, 0, 20), 4), ((2, 3, 20), 0), ((2, 3, 0), 4)]
 )
 def test_empty(ours, shape, filters):
-    x, taps = data(shape, filters, 2)
+    x, taps = data(shape, filters, 2, torch.float32)
     ends = (0, 0) if shape[-1] else (0, 1)
     out = ours.filter_bank_power(x, taps, *ends)
     result = (shape[0], filters, shape[1])
@@ -163,26 +142,11 @@ def test_empty(ours, shape, filters):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("sample", [0, 30, 59])
 def test_a_bad_sample_stays_in_its_row(ours, bad, sample):
-    x, taps = data((2, 17, 60), 2, 5)
-    x[1, 4, sample] = bad
-    out = ours.filter_bank_power(x, taps, 2, 2)
-    hit = torch.zeros(out[0].shape, dtype=torch.bool)
-    hit[1, :, 4] = True
-    assert torch.equal(~out[0].isfinite(), hit) and torch.equal(~out[1].isfinite(), hit)
-    ones = [torch.ones_like(out[0])] * 2
-    grad, _ = ours.filter_bank_power_backward(*ones, x, taps, out[2], 2, 2, True)
-    touched = torch.zeros(x.shape, dtype=torch.bool)
-    touched[1, 4] = True
-    assert grad[~touched].isfinite().all() and not grad[touched].isfinite().all()
+    checks.bad_sample_stays_in_its_row(ours, bad, sample, 17, 2, 5)
 
 
 def test_a_bad_filter_stays_to_itself(ours):
-    x, taps = data((2, 3, 60), 12, 9)
-    taps[5, 3] = math.nan
-    total, squares, _ = ours.filter_bank_power(x, taps, 4, 4)
-    hit = torch.zeros(total.shape, dtype=torch.bool)
-    hit[:, 5] = True
-    assert torch.equal(total.isnan(), hit) and torch.equal(squares.isnan(), hit)
+    checks.bad_filter_stays_to_itself(ours, 3, torch.float32)
 
 
 def test_tables_too_large_are_left_to_the_reference(ours):
