@@ -194,14 +194,25 @@ class Transition(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, edge = self.mean, 1
         if x.shape[3:] == (2, 2):
-            # With padding instead, oneDNN (torch 2.13) gives NaN as the bfloat16 kernel's gradient.
-            mean, edge = mean[..., 1:3, 1:3], 0
-        kernel = self.conv.weight.flatten(3) @ mean.flatten(2).flatten(0, 1)
-        kernel = kernel.unflatten(3, mean.shape[2:])
+            return self._of_four(x)
+        kernel = self._kernel(self.mean)
         x = x.contiguous(memory_format=DENSE_LAYOUT)
-        return F.conv3d(x, kernel, stride=(1, 2, 2), padding=(1, edge, edge))
+        return F.conv3d(x, kernel, stride=(1, 2, 2), padding=1)
+
+    def _kernel(self, mean: Tensor) -> Tensor:
+        """``(out_channels, in_channels, 3, *mean.shape[2:])``."""
+        kernel = self.conv.weight.flatten(3) @ mean.flatten(2).flatten(0, 1)
+        return kernel.unflatten(3, mean.shape[2:])
+
+    def _of_four(self, x: Tensor) -> Tensor:
+        """Of a plane of 2x2: a matrix product per step of depth, for itself and its neighbours."""
+        kernel = self._kernel(self.mean[..., 1:3, 1:3])
+        matrix = kernel.permute(1, 3, 4, 2, 0).flatten(3).flatten(0, 2)
+        y = (x.transpose(1, 2).flatten(2) @ matrix).unflatten(2, (3, -1))
+        before, own, after = F.pad(y, (0, 0, 0, 0, 1, 1)).unbind(2)
+        y = before[:, :-2] + own[:, 1:-1] + after[:, 2:]
+        return y.transpose(1, 2)[..., None, None]
 
 
 class _Block(nn.Module):

@@ -111,7 +111,7 @@ def _check(x: Tensor, parameters: tuple[Tensor, ...], running) -> None:
 
 def _update(running: Tensor | None, value: Tensor, momentum: float) -> None:
     if running is not None:
-        running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
+        running.lerp_(value.to(running.dtype), momentum)
 
 
 @widen_half

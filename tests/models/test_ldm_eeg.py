@@ -229,7 +229,8 @@ def test_layout_of_the_dense_convolutions_is_chosen_in_one_place(monkeypatch, co
     monkeypatch.setattr(nn.functional, "conv3d", conv3d)
     monkeypatch.setattr(ldm_eeg, "DENSE_LAYOUT", torch.channels_last_3d)
     torch.testing.assert_close(net(*inputs), before, rtol=1e-4, atol=1e-5)
-    assert layouts == [True] * 2 * 4 * (1 if conv == "depthwise" else 3)
+    in_units = 0 if conv == "depthwise" else 2
+    assert layouts == [True] * 2 * (4 * in_units + 3)  # the last transition is a matrix product
 
 
 def test_attention_by_hand():
