@@ -182,7 +182,7 @@ def run(options: DemoOptions, say: Callable[[str], None] = lambda text: None) ->
     recordings = list(dataset)
     first = recordings[0]
     labels = np.array([recording.label for recording in recordings])
-    subjects = np.array([recording.subject for recording in recordings])
+    subjects = np.array([recording.subject_id for recording in recordings])
     n_times = round(USED_SECONDS * first.sfreq)
     signals = torch.from_numpy(np.stack([r.signal[:, :n_times] for r in recordings]))
 

@@ -2,6 +2,7 @@
 """Recordings: readers and the bundled set. Everything read comes back as a `Recording`."""
 
 from eegfast.datasets._formats import READABLE, files_of
+from eegfast.datasets.dataset import Dataset, Trial, TrialFeatures
 from eegfast.datasets.eegmat import EEGMAT
 from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, mirror_map, positions_for
 from eegfast.datasets.readers import read_recording
@@ -9,9 +10,12 @@ from eegfast.datasets.recording import Recording
 
 __all__ = [
     "EEGMAT",
+    "Dataset",
     "READABLE",
     "SEED_CHANNELS",
     "Recording",
+    "Trial",
+    "TrialFeatures",
     "canonical_name",
     "files_of",
     "mirror_map",

@@ -30,9 +30,9 @@ class Recording:
     positions : dict, optional
         Channel name to (x, y, z) in metres in the head frame (x right, y front, z up). Channels
         without a position are absent. Default: looked up by name.
-    subject, session : str, optional
+    subject_id, session_id : str, optional
         Whose recording it is, and which visit.
-    trial : int, optional
+    trial_id : int, optional
         Number of the trial within the session.
     label : int, optional
         Class number, from 0.
@@ -53,9 +53,9 @@ class Recording:
     sfreq: float
     ch_names: list[str]
     positions: dict[str, tuple[float, float, float]] | None = None
-    subject: str | None = None
-    session: str | None = None
-    trial: int | None = None
+    subject_id: str | None = None
+    session_id: str | None = None
+    trial_id: int | None = None
     label: int | None = None
     class_names: tuple[str, ...] | None = None
     source: str | None = None
@@ -214,8 +214,8 @@ class Recording:
 
     def __repr__(self) -> str:
         known = [
-            f"{key} {getattr(self, key)}"
-            for key in ("subject", "session", "trial", "label")
+            f"{key.removesuffix('_id')} {getattr(self, key)}"
+            for key in ("subject_id", "session_id", "trial_id", "label")
             if getattr(self, key) is not None
         ]
         facts = [f"{self.n_chans} channels", f"{self.duration:g} s at {self.sfreq:g} Hz", *known]

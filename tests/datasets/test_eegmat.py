@@ -14,7 +14,7 @@ def test_is_complete():
     ]
     assert {row["Count quality"] for row in recordings.metadata} == {"0", "1"}
     for i, recording in enumerate(recordings):
-        assert recording.subject == recordings.subjects[i // 2]
+        assert recording.subject_id == recordings.subjects[i // 2]
         assert recording.label == i % 2
         assert recording.class_names == ("rest", "arithmetic")
         assert (recording.n_chans, recording.n_times, recording.sfreq) == (19, 12000, 200.0)
@@ -38,8 +38,8 @@ def test_values_are_the_stored_counts_in_microvolts():
 def test_subjects_by_number_or_text():
     recordings = EEGMAT([3, "01"])
     assert recordings.subjects == ["03", "01"]
-    assert [r.subject for r in recordings] == ["03", "03", "01", "01"]
-    assert [r.subject for r in recordings[1:3]] == ["03", "01"]
+    assert [r.subject_id for r in recordings] == ["03", "03", "01", "01"]
+    assert [r.subject_id for r in recordings[1:3]] == ["03", "01"]
     assert recordings[-1].label == 1
 
 

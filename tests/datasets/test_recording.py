@@ -15,7 +15,7 @@ def make(**changes):
 
 
 def test_properties_and_default_positions():
-    recording = make(subject="01", label=1)
+    recording = make(subject_id="01", label=1)
     assert (recording.n_chans, recording.n_times, recording.duration) == (3, 400, 2.0)
     assert list(recording.positions) == ["Fp1", "T3"]
     assert repr(recording) == "<Recording: 3 channels, 2 s at 200 Hz, subject 01, label 1>"
@@ -54,7 +54,7 @@ def test_refuses_counts():
 
 def test_pick_orders_and_matches_by_electrode():
     signal = np.arange(12, dtype=np.float32).reshape(3, 4)
-    picked = make(signal=signal, subject="07").pick(["T7", "FP1"])
+    picked = make(signal=signal, subject_id="07").pick(["T7", "FP1"])
     assert picked.ch_names == ["T3", "Fp1"]
     assert list(picked.positions) == ["T3", "Fp1"]
     assert picked.subject == "07"
