@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/eegfast demo -o demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest --benchmark

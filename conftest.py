@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; torch, not imported yet, would take all of them in each.
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
 def pytest_addoption(parser):

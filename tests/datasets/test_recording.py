@@ -57,7 +57,7 @@ def test_pick_orders_and_matches_by_electrode():
     picked = make(signal=signal, subject_id="07").pick(["T7", "FP1"])
     assert picked.ch_names == ["T3", "Fp1"]
     assert list(picked.positions) == ["T3", "Fp1"]
-    assert picked.subject == "07"
+    assert picked.subject_id == "07"
     np.testing.assert_array_equal(picked.signal, signal[[1, 0]])
 
 

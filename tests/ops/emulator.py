@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import shutil
@@ -33,9 +34,12 @@ def build() -> Path:
     configure = ["cmake", "-S", ROOT / "tests" / "emulated", "-B", folder]
     configure += ["-DCMAKE_BUILD_TYPE=Release", f"-DTORCH={Path(torch.__file__).parent}"]
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count())
-    for command in (configure, ["cmake", "--build", folder, "--parallel", jobs]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of tests in several processes one builds
+        for command in (configure, ["cmake", "--build", folder, "--parallel", jobs]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
