@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from eegfast.features.differential_entropy import samples
 from eegfast.protocols import Samples
 
 __all__ = ["TrialWindows"]
+
+_FACTS = ("subject_id", "session_id", "trial_id", "label")  # kept when a signal is let go
 
 
 class TrialWindows(Dataset):
@@ -29,8 +33,9 @@ class TrialWindows(Dataset):
     step : float, optional
         Seconds from one window's start to the next. Default: ``window``.
     preload : bool
-        Keep all signals in memory, as float32. Without it only the trial that was read last is kept,
-        which suits windows in order; in random order nearly every window costs a trial's reading.
+        Keep all signals in memory, as float32. Without it only the trial that was read last is
+        kept, which suits windows in order; in random order nearly every window costs reading a
+        trial.
 
     Attributes
     ----------
@@ -45,7 +50,7 @@ class TrialWindows(Dataset):
     Notes
     -----
     ``X`` is float32 ``(n_chans, window)`` in microvolts, ``y`` an int, ``crop_inds`` the list of
-    the window's number in its trial and its first and last-but-one sample, ``[i, start, stop]``.
+    the window's number in its trial, its first sample and the one behind its last.
     A trial that is shorter than a window gives none.
     """
 
@@ -63,7 +68,11 @@ class TrialWindows(Dataset):
         facts, lengths = [], []
         # ``read`` opens each file of a data set once
         for trial in trials.read(range(len(trials))) if hasattr(trials, "read") else trials:
-            facts.append(_Facts(trial))
+            if not hasattr(trial, "signal"):
+                raise TypeError(
+                    f"TrialWindows: trials must hold signals, got {type(trial).__name__}"
+                )
+            facts.append(SimpleNamespace(**{name: getattr(trial, name) for name in _FACTS}))
             lengths.append(trial.signal.shape[1])
             kind = (trial.sfreq, trial.signal.shape[0])
             if len(facts) == 1:
@@ -77,8 +86,8 @@ class TrialWindows(Dataset):
                 self._signals.append(np.asarray(trial.signal, np.float32))
         if not facts:
             raise ValueError("TrialWindows: there is no trial")
-        self.n_times = _whole("window", window, self.sfreq)
-        self.step = self.n_times if step is None else _whole("step", step, self.sfreq)
+        self.n_times = samples("window", window, self.sfreq)
+        self.step = self.n_times if step is None else samples("step", step, self.sfreq)
         counts = np.maximum((np.array(lengths) - self.n_times) // self.step + 1, 0)
         self.samples = Samples.from_trials(facts, counts)
         self._trial = np.repeat(np.arange(len(facts)), counts)
@@ -101,21 +110,3 @@ class TrialWindows(Dataset):
         signal = self._signal(int(self._trial[index]))
         x = np.array(signal[:, start:stop], np.float32)
         return x, int(self.samples.label[index]), [number, start, stop]
-
-
-class _Facts:
-    """What is kept of a recording when its signal is let go."""
-
-    def __init__(self, recording):
-        self.subject_id, self.session_id = recording.subject_id, recording.session_id
-        self.trial_id, self.label = recording.trial_id, recording.label
-
-
-def _whole(name: str, seconds: float, sfreq: float) -> int:
-    exact = float(seconds) * sfreq
-    if not (exact > 0.5 and abs(exact - round(exact)) < 1e-6 * exact):
-        raise ValueError(
-            f"TrialWindows: {name}={seconds!r} s is {exact:g} samples at {sfreq:g} Hz; "
-            "it must be a whole number of them"
-        )
-    return round(exact)

@@ -16,8 +16,8 @@ class BandDE:
     """Differential entropy of a chunk of EEG, by any of eegfast's recipes.
 
     Stands where torcheeg has ``BandDifferentialEntropy``. Called with named arguments, it gives a
-    dict of the same names: ``eeg`` is transformed, ``baseline`` too if asked for, the rest is passed
-    on; what is None is left out.
+    dict of the same names: ``eeg`` is transformed, ``baseline`` too if asked for, the rest is
+    passed on; what is None is left out.
 
     Parameters
     ----------
@@ -61,7 +61,8 @@ class BandDE:
         self._options = {"sfreq": float(sfreq), "recipe": recipe, "bands": bands, "unit": unit}
         self._window = window
         self._modules: dict[float, DifferentialEntropy] = {}
-        self._module(1.0 if window is None else window)  # bad options are refused here
+        # any window will do to refuse bad options here
+        self._module(round(sfreq) / sfreq if window is None else window)
 
     def _module(self, window: float) -> DifferentialEntropy:
         if window not in self._modules:

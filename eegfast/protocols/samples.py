@@ -14,9 +14,8 @@ LEVELS = ("subject", "session", "trial")
 
 
 def _text(name: str, values: ArrayLike) -> np.ndarray:
-    array = np.asarray(values)
+    array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)
     if array.dtype.kind not in "iuU":
-        array = np.asarray(values, dtype=object)
         for value in array.ravel():
             if not isinstance(value, (str, int, np.integer)):
                 raise ValueError(
