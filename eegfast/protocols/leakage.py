@@ -21,7 +21,12 @@ class LeakageError(ValueError):
         self.shared = shared
 
 
-def _indices(name: str, indices: ArrayLike, n: int) -> np.ndarray:
+class LeakageWarning(UserWarning):
+    """A split that leaks was asked for by name: its scores say nothing about new trials."""
+
+
+def as_indices(name: str, indices: ArrayLike, n: int) -> np.ndarray:
+    """One side of a split as indices, from indices or a mask; refuse one that cannot be."""
     array = np.asarray(indices)
     if array.dtype == bool:
         if array.shape != (n,):
@@ -77,7 +82,7 @@ def check_split(
     n = len(columns[0][1])
     if trials is not None:
         columns.append(("trial", np.asarray(trials, dtype=object)))
-    train, test = _indices("train", train, n), _indices("test", test, n)
+    train, test = as_indices("train", train, n), as_indices("test", test, n)
     for name, column in columns:
         if column.shape != (n,):
             raise ValueError(f"check_split: {name}s have shape {column.shape}, expected ({n},)")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Subject-wise splits. Every split is passed through :func:`check_split` before it is handed out.
+"""Honest splits: by subject, by session. Papers' own are in ``published.py``.
 
-The classes follow scikit-learn's splitter interface (``split(X, y, groups)``,
-``get_n_splits(X, y, groups)``), so they also serve ``sklearn.model_selection.cross_val_score``.
+``SubjectKFold`` and ``LeaveOneSubjectOut`` are also splitters of scikit-learn's interface
+(``split(X, y, groups)``), since subjects are all that they need.
 """
 
 from __future__ import annotations
@@ -12,31 +12,18 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from eegfast.protocols.holdout import deal, names_of
 from eegfast.protocols.leakage import check_split
+from eegfast.protocols.protocol import Protocol, Split
+from eegfast.protocols.samples import Samples
+
+_SAME_CLIPS = (
+    "Where all subjects watch the same clips, as in the SEED sets and DEAP, the clips are on both "
+    "sides."
+)
 
 
-def _subjects(groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    if groups is None:
-        raise ValueError("split: groups (the subject of each sample) must be given")
-    names = np.asarray([str(group) for group in groups])
-    if names.size == 0:
-        raise ValueError("split: groups is empty")
-    return names, np.unique(names)
-
-
-def _deal(
-    subjects: np.ndarray, n_folds: int, seed: int, names: np.ndarray, y: ArrayLike | None
-) -> list[np.ndarray]:
-    """Shuffle the subjects and deal them into folds, class by class when ``y`` is given."""
-    order = np.random.default_rng(seed).permutation(subjects)
-    if y is not None:
-        classes = np.unique(np.asarray(y), return_inverse=True)[1]
-        main_class = [np.bincount(classes[names == subject]).argmax() for subject in order]
-        order = order[np.argsort(main_class, kind="stable")]
-    return [order[i::n_folds] for i in range(n_folds)]
-
-
-class SubjectKFold:
+class SubjectKFold(Protocol):
     """K folds over subjects: every subject is tested once, never beside its own training data.
 
     Parameters
@@ -63,6 +50,10 @@ class SubjectKFold:
     ['a']
     ['b']
     """
+
+    name = "subject-k-fold"
+    apart = "subject"
+    mixes = f"Nothing of the tested subjects is trained on. {_SAME_CLIPS}"
 
     def __init__(self, n_splits: int = 6, seed: int = 0, stratify: bool = False):
         if n_splits < 2:
@@ -98,27 +89,36 @@ class SubjectKFold:
             If ``groups`` is missing, there are fewer subjects than folds, or ``stratify`` lacks
             ``y``.
         """
-        names, subjects = _subjects(groups)
+        names, subjects = names_of(groups)
         if len(subjects) < self.n_splits:
             raise ValueError(
                 f"SubjectKFold: {self.n_splits} folds need as many subjects, got {len(subjects)}"
             )
         if self.stratify and y is None:
             raise ValueError("SubjectKFold: stratify=True needs y")
-        folds = _deal(subjects, self.n_splits, self.seed, names, y if self.stratify else None)
+        folds = deal(subjects, self.n_splits, self.seed, names, y if self.stratify else None)
         for held_out in folds:
             inside = np.isin(names, held_out)
             train, test = np.flatnonzero(~inside), np.flatnonzero(inside)
             check_split(train, test, names)
             yield train, test
 
+    def _trial_splits(self, trials: Samples) -> Iterator[Split]:
+        sides = self.split(None, trials.label, trials.subject_id)
+        for i, (train, test) in enumerate(sides, 1):
+            yield Split(f"fold {i}", train, test)
 
-class LeaveOneSubjectOut:
+
+class LeaveOneSubjectOut(Protocol):
     """Every subject tested alone, by a model trained on all others."""
+
+    name = "leave-one-subject-out"
+    apart = "subject"
+    mixes = f"Nothing of the tested subject is trained on. {_SAME_CLIPS}"
 
     def get_n_splits(self, X=None, y=None, groups=None) -> int:
         """Number of subjects in ``groups``."""
-        return len(_subjects(groups)[1])
+        return len(names_of(groups)[1])
 
     def split(
         self, X=None, y: ArrayLike | None = None, groups: ArrayLike | None = None
@@ -135,7 +135,7 @@ class LeaveOneSubjectOut:
         ValueError
             If ``groups`` is missing or has one subject only.
         """
-        names, subjects = _subjects(groups)
+        names, subjects = names_of(groups)
         if len(subjects) < 2:
             raise ValueError("LeaveOneSubjectOut: needs at least 2 subjects, got 1")
         for subject in subjects:
@@ -143,45 +143,84 @@ class LeaveOneSubjectOut:
             check_split(train, test, names)
             yield train, test
 
+    def _trial_splits(self, trials: Samples) -> Iterator[Split]:
+        for train, test in self.split(groups=trials.subject_id):
+            yield Split(f"subject {trials.subject_id[test[0]]}", train, test)
 
-def hold_out_subjects(
-    indices: ArrayLike, groups: ArrayLike, n_subjects: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take whole subjects out of a training side, for validation.
+
+def _sessions(given) -> tuple[str, ...]:
+    given = (given,) if isinstance(given, (str, int)) else given
+    return tuple(str(session) for session in given)
+
+
+class _WithinSubject(Protocol):
+    """Some sessions of a subject trained on, others tested, one subject at a time."""
+
+    apart = "session"
+    mixes = (
+        "Training and test hold the same subject on different days. In SEED every session shows "
+        "the same clips, so the clips are on both sides; in SEED-IV, SEED-V and SEED-VII each has "
+        "its own."
+    )
+
+    def _by_subject(self, trials: Samples) -> Iterator[tuple[str, np.ndarray, list[str]]]:
+        for subject in np.unique(trials.subject_id):
+            rows = np.flatnonzero(trials.subject_id == subject)
+            sessions = np.unique(trials.session_id[rows]).tolist()
+            if len(sessions) < 2:
+                raise ValueError(
+                    f"{self.name}: needs at least 2 sessions of each subject, "
+                    f"got {len(sessions)} of subject {subject}"
+                )
+            yield subject, rows, sessions
+
+
+class LeaveOneSessionOut(_WithinSubject):
+    """Within each subject, every session tested by a model trained on the subject's others."""
+
+    name = "leave-one-session-out"
+
+    def _trial_splits(self, trials: Samples) -> Iterator[Split]:
+        for subject, rows, sessions in self._by_subject(trials):
+            for session in sessions:
+                tested = trials.session_id[rows] == session
+                yield Split(f"subject {subject}, session {session}", rows[~tested], rows[tested])
+
+
+class CrossSession(_WithinSubject):
+    """Within each subject, given sessions trained on and others tested, as time would have it.
 
     Parameters
     ----------
-    indices : array_like of int
-        The training side.
-    groups : array_like, shape (n_samples,)
-        Subject of each sample of the whole data set.
-    n_subjects : int
-        Subjects to take; 0 takes none.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    train, validation : ndarray of int
-        Ascending indices. ``validation`` is empty when ``n_subjects`` is 0.
+    train : str, int or sequence of them
+        Sessions to train on.
+    test : str, int or sequence of them, optional
+        Sessions to test. Default: all others.
 
     Raises
     ------
     ValueError
-        If no subject would be left to train on, or ``n_subjects`` is negative.
+        If no session is given or one is on both sides.
     """
-    indices = np.sort(np.asarray(indices))
-    names, _ = _subjects(groups)
-    subjects = np.unique(names[indices])
-    if not 0 <= n_subjects < len(subjects):
-        raise ValueError(
-            f"hold_out_subjects: n_subjects must be between 0 and {len(subjects) - 1}, "
-            f"got {n_subjects}"
-        )
-    if n_subjects == 0:
-        return indices, indices[:0]
-    taken = np.random.default_rng(seed).choice(subjects, n_subjects, replace=False)
-    inside = np.isin(names[indices], taken)
-    train, validation = indices[~inside], indices[inside]
-    check_split(train, validation, names)
-    return train, validation
+
+    name = "cross-session"
+
+    def __init__(self, train=("1", "2"), test=None):
+        self.train, self.test = _sessions(train), None if test is None else _sessions(test)
+        if not self.train or self.test == () or set(self.train) & set(self.test or ()):
+            raise ValueError(
+                "CrossSession: train and test must be different sessions, at least one each, "
+                f"got {self.train} and {self.test}"
+            )
+
+    def _trial_splits(self, trials: Samples) -> Iterator[Split]:
+        for subject, rows, sessions in self._by_subject(trials):
+            wanted = {*self.train, *(self.test or ())}
+            if not wanted <= set(sessions):
+                raise ValueError(
+                    f"{self.name}: subject {subject} has the sessions {', '.join(sessions)}, "
+                    f"but {', '.join(sorted(wanted - set(sessions)))} is asked for"
+                )
+            trained = np.isin(trials.session_id[rows], self.train)
+            tested = ~trained if self.test is None else np.isin(trials.session_id[rows], self.test)
+            yield Split(f"subject {subject}", rows[trained], rows[tested])

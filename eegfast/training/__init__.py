@@ -10,6 +10,7 @@ except ImportError as error:
         f"eegfast.training needs {error.name}: pip install 'eegfast[train]'"
     ) from error
 
+from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
@@ -24,7 +25,9 @@ __all__ = [
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "ResidentLoader",
     "TrainingOptions",
+    "WindowDataset",
     "balanced_class_weights",
     "cross_validate",
     "cut_sequences",
