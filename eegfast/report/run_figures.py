@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from eegfast.report.style import BLUE, GREY, INK, ORANGE, drawn, line_style, short
+from eegfast.report.style import BLUE, GREY, INK, ORANGE, drawn, line_style, short, wrapped
 
 SUBJECTS_PER_ROW = 40
 MOST_LINES = 60
@@ -148,7 +148,7 @@ def confusion_matrices(runs: Sequence[Mapping[str, Any]]) -> Figure:
         axis.spines[:].set_visible(False)
         axis.set_xlabel("answer")
         axis.set_ylabel("truth")
-        axis.set_title(short(run["label"], 30), fontsize=8)
+        axis.set_title(wrapped(run["label"], 9 * len(names) + 10), fontsize=8)
     return figure
 
 
@@ -171,7 +171,7 @@ def per_class(runs: Sequence[Mapping[str, Any]]) -> Figure:
     scores = ("recall", "precision", "f1")
     radar = len(names) >= 3
     legend_rows = -(-len(runs) // 2)
-    height = (3.3 if radar else 2.6) + 0.2 * legend_rows
+    height = (3.0 if radar else 2.5) + 0.17 * legend_rows
     figure = Figure(figsize=(9.4, height), layout="constrained")
     axes = figure.subplots(1, 3, subplot_kw={"projection": "polar"} if radar else None)
     for axis, score in zip(axes, scores, strict=True):
@@ -194,7 +194,6 @@ def _radar(axis, names: Sequence[str], curves: Sequence[tuple[str, Sequence[floa
         axis.plot(
             closed, [*filled, filled[0]], lw=1.7, marker="o", ms=3, label=short(label, 40), **look
         )
-        axis.fill(closed, [*filled, filled[0]], color=look["color"], alpha=0.07)
     axis.set_theta_offset(np.pi / 2)
     axis.set_theta_direction(-1)
     axis.set_xticks(angles, names, fontsize=8)

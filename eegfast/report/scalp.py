@@ -76,6 +76,9 @@ class Scalp:
             vlim=limits,
             sphere=(0, 0, 0, self.radius),
         )
+        for dots in axis.lines:
+            if dots.get_marker() == ".":
+                dots.set_markersize(3.5 if len(self.keep) <= 32 else 1.6)
         return image
 
 

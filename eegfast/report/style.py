@@ -12,6 +12,7 @@ import contextlib
 import functools
 import io
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +120,12 @@ def short(name: object, length: int = 18) -> str:
         return text
     head = (length - 1) // 2
     return f"{text[: length - 1 - head]}…{text[-head:]}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """A title on at most two lines of so many characters."""
+    lines = textwrap.wrap(text, width) or [""]
+    return "\n".join([lines[0], *[short(" ".join(lines[1:]), width)] * (len(lines) > 1)])
 
 
 def line_style(index: int) -> dict[str, str]:
