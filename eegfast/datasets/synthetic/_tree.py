@@ -21,6 +21,7 @@ from eegfast.datasets._synthetic_marker import FORMAT, MARKER, VERSION, read_mar
 
 Progress = Callable[[int, int, str], None]
 _MAT_HEADER, _MI_COMPRESSED = 128, 15
+_MAT_TEXT = b"MATLAB 5.0 MAT-file, synthetic, written by eegfast"  # SciPy's has the date
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def write_mat(stream: BinaryIO, makers: dict[str, Callable[[], np.ndarray]]) -> 
         savemat(plain, {name: make()})
         content = plain.getbuffer()
         if stream.tell() == 0:
-            stream.write(content[:_MAT_HEADER])
+            stream.write(_MAT_TEXT.ljust(116) + content[116:_MAT_HEADER])
         element = zlib.compress(content[_MAT_HEADER:], level=1)
         stream.write(struct.pack("<II", _MI_COMPRESSED, len(element)))
         stream.write(element)

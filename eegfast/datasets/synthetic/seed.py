@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import datetime, time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from eegfast.datasets.montage import SEED_CHANNELS
+from eegfast.datasets.synthetic import _tables, _visits
+from eegfast.datasets.synthetic._features import seed_features
 from eegfast.datasets.synthetic._tree import (
     PlannedFile,
     Progress,
     check_count,
     check_kinds,
     check_scale,
-    scaled_seconds,
     write_mat,
     write_tree,
 )
+from eegfast.datasets.synthetic._visits import Visit, visit_date
 from eegfast.datasets.synthetic.signals import SyntheticEEG
 
 __all__ = ["plan_seed", "write_seed"]
@@ -28,8 +30,14 @@ __all__ = ["plan_seed", "write_seed"]
 KINDS = ("preprocessed", "features", "raw")
 CLASS_NAMES = ("negative", "neutral", "positive")
 LABELS = (1, 0, -1, -1, 0, 1, -1, 0, 1, 1, 0, -1, 0, 1, -1)
-SECONDS = (235, 233, 206, 238, 185, 195, 237, 216, 265, 237, 235, 233, 235, 238, 206)
-SFREQ = 200
+STARTS = (27, 290, 551, 784, 1050, 1262, 1484, 1748, 1993, 2287, 2551, 2812, 3072, 3335, 3599)
+ENDS = (262, 523, 757, 1022, 1235, 1457, 1721, 1964, 2258, 2524, 2786, 3045, 3307, 3573, 3805)
+FEATURES = tuple(
+    f"{name}_{smoothing}"
+    for name in ("de", "psd", "dasm", "rasm", "asm", "dcau")
+    for smoothing in ("movingAve", "LDS")
+)
+FEATURE_ROWS = 2 * (62 + 62 + 27 + 27 + 54 + 23)
 
 
 def write_seed(
@@ -70,6 +78,8 @@ def write_seed(
         If the folder holds something else.
     ImportError
         If SciPy is not installed.
+    OSError
+        If the disk is too small.
     ValueError
         If an option makes no sense.
 
@@ -90,63 +100,75 @@ def plan_seed(
 ) -> list[PlannedFile]:
     """The files that `write_seed` would write, with their sizes."""
     numbers = check_count("subjects", subjects, 15), check_count("sessions", sessions, 3)
-    visits = [(subject, session) for subject in numbers[0] for session in numbers[1]]
     kinds = check_kinds(kinds, KINDS)
-    seconds = [scaled_seconds(length, check_scale(scale)) for length in SECONDS]
+    starts, ends = _visits.times_at(STARTS, ENDS, check_scale(scale))
+    seconds = [end - start for start, end in zip(starts, ends, strict=True)]
     eeg = SyntheticEEG(SEED_CHANNELS, CLASS_NAMES, len(LABELS), seed)
-    files = []
+    classes = [label + 1 for label in LABELS]
+    visits = [Visit(eeg, i, j, classes, seconds) for i in numbers[0] for j in numbers[1]]
+    files = [PlannedFile("channel-order.xlsx", 3000, _tables.write_channel_order)]
     if "preprocessed" in kinds:
         folder = "Preprocessed_EEG"
-        files += [PlannedFile(f"{folder}/label.mat", 200, _write_labels)]
-        files += [PlannedFile(f"{folder}/readme.txt", 200, _write_readme)]
-        n_bytes = mat_bytes(sum(seconds) * SFREQ * len(SEED_CHANNELS))
+        n_bytes = _visits.signal_bytes(seconds)
         files += [
-            PlannedFile(
-                f"{folder}/{subject}_{visit_date(seed, subject, session):%Y%m%d}.mat",
-                n_bytes,
-                partial(_write_preprocessed, eeg=eeg, visit=(subject, session), seconds=seconds),
-            )
-            for subject, session in visits
+            PlannedFile(f"{folder}/label.mat", 200, _write_labels),
+            PlannedFile(f"{folder}/readme.txt", 200, _write_readme),
+            *(
+                PlannedFile(
+                    f"{folder}/{_name(v)}", n_bytes, partial(_visits.write_signals, visit=v)
+                )
+                for v in visits
+            ),
+        ]
+    if "features" in kinds:
+        folder = "ExtractedFeatures"
+        n_bytes = 8 * FEATURE_ROWS * 5 * sum(seconds)
+        files += [
+            PlannedFile(f"{folder}/label.mat", 200, _write_labels),
+            *(
+                PlannedFile(f"{folder}/{_name(v)}", n_bytes, partial(_write_features, visit=v))
+                for v in visits
+            ),
+        ]
+    if "raw" in kinds:
+        folder = "SEED_RAW_EEG"
+        n_bytes = _visits.raw_bytes(ends)
+        write_times = partial(_write_times, starts=starts, ends=ends)
+        files += [
+            PlannedFile(f"{folder}/time.txt", 300, write_times),
+            *(
+                PlannedFile(
+                    f"{folder}/{v.subject}_{v.session}.cnt",
+                    n_bytes,
+                    partial(_write_raw, visit=v, starts=starts, ends=ends),
+                )
+                for v in visits
+            ),
         ]
     return files
 
 
-def mat_bytes(n_values: int) -> int:
-    """About what double values of single precision take, compressed."""
-    return round(4.9 * n_values)
+def _name(visit: Visit) -> str:
+    day = visit_date(visit.eeg.seed, visit.subject, visit.session)
+    return f"{visit.subject}_{day:%Y%m%d}.mat"
 
 
-def visit_date(seed: int, subject: int, session: int, year: int = 2013) -> date:
-    """A day; later sessions are on later days, over the turn of months and years too."""
-    rng = np.random.default_rng([seed, 4, subject])
-    gaps = rng.integers(6, 60, 4)
-    return date(year, 10, 1) + timedelta(days=int(rng.integers(0, 60) + gaps[:session].sum()))
+def _write_features(stream, visit: Visit) -> None:
+    def features_of(index: int) -> dict[str, np.ndarray]:
+        return seed_features(visit.signal(index), _visits.SFREQ)
+
+    _visits.write_features(stream, len(visit.labels), features_of, FEATURES)
 
 
-def initials(seed: int, subject: int, session: int) -> str:
-    """What a file's variables begin with: two or three letters, others in each file."""
-    rng = np.random.default_rng([seed, 5, subject, session])
-    return "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(2, 4)))
+def _write_raw(stream, visit: Visit, starts, ends) -> None:
+    day = visit_date(visit.eeg.seed, visit.subject, visit.session)
+    _visits.write_raw(stream, visit, starts, ends, datetime.combine(day, time(14)))
 
 
-def signal_of(eeg: SyntheticEEG, visit, trial: int, label: int, seconds: int) -> np.ndarray:
-    """One trial as preprocessed files have it: float64, 200 Hz, ``200 * seconds + 1`` samples."""
-    return eeg.trial(*visit, trial, label, seconds, SFREQ).astype(np.float64)
-
-
-def write_trials(stream, prefix: str, eeg: SyntheticEEG, visit, labels, seconds) -> None:
-    """Write the trials of one visit as variables ``<prefix>1`` ... of a .mat file."""
-    trials = enumerate(zip(labels, seconds, strict=True), start=1)
-    makers = {
-        f"{prefix}{trial}": partial(signal_of, eeg, visit, trial, label, length)
-        for trial, (label, length) in trials
-    }
-    write_mat(stream, makers)
-
-
-def _write_preprocessed(stream, eeg: SyntheticEEG, visit, seconds) -> None:
-    prefix = f"{initials(eeg.seed, *visit)}_eeg"
-    write_trials(stream, prefix, eeg, visit, [label + 1 for label in LABELS], seconds)
+def _write_times(stream, starts, ends) -> None:
+    for name, seconds in (("start_point_list", starts), ("end_point_list", ends)):
+        samples = ",".join(str(_visits.RAW_SFREQ * second) for second in seconds)
+        stream.write(f"{name} = [{samples}];\r\n".encode())
 
 
 def _write_labels(stream) -> None:
