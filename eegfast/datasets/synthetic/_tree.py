@@ -81,6 +81,24 @@ def write_tree(
 ) -> Path:
     """Write the files that are not there yet, each under its name only when it is whole.
 
+    Parameters
+    ----------
+    root : path-like
+        An empty or new folder, or a synthetic tree of the same `dataset`, `scale` and `seed`.
+    dataset : str
+        Its name.
+    scale, seed : float, int
+        What the files were planned with.
+    files : sequence of PlannedFile
+        From one of `PLANS`.
+    progress : callable, optional
+        Called as ``progress(files_done, files, path)`` before each file and at the end.
+
+    Returns
+    -------
+    Path
+        The root.
+
     Raises
     ------
     FileExistsError
@@ -89,21 +107,16 @@ def write_tree(
         If the disk is too small.
     """
     root = Path(root)
-    marker = {
-        "format": FORMAT,
-        "version": VERSION,
-        "dataset": dataset,
-        "scale": scale,
-        "seed": seed,
-        "note": "Synthetic signals in the layout of a data set. Not a recording of anyone.",
-    }
-    _check_folder(root, marker)
+    options = {"dataset": dataset, "scale": scale, "seed": seed}
+    check_folder(root, **options)
     todo = [file for file in files if not (root / file.path).exists()]
     root.mkdir(parents=True, exist_ok=True)
     needed, free = sum(file.n_bytes for file in todo), shutil.disk_usage(root).free
     if needed > free:
         raise OSError(f"{root}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} are free.")
     if read_marker(root) is None:
+        note = "Synthetic signals in the layout of a data set. Not a recording of anyone."
+        marker = {"format": FORMAT, "version": VERSION, **options, "note": note}
         text = json.dumps(marker, indent=1) + "\n"
         _write_whole(root / MARKER, lambda stream: stream.write(text.encode()))
     missing = {file.path for file in todo}
@@ -117,7 +130,8 @@ def write_tree(
     return root
 
 
-def _check_folder(root: Path, marker: dict) -> None:
+def check_folder(root: Path, **options: object) -> None:
+    """Raise FileExistsError unless the folder is new, empty or a synthetic tree of these options."""
     if not root.exists():
         return
     if not root.is_dir():
@@ -129,11 +143,11 @@ def _check_folder(root: Path, marker: dict) -> None:
         raise FileExistsError(
             f"{root}: expected an empty folder or a synthetic tree, it holds other files."
         )
-    for key in ("dataset", "scale", "seed"):
-        if there.get(key) != marker[key]:
+    for key, value in options.items():
+        if there.get(key) != value:
             raise FileExistsError(
-                f"{root}: holds a synthetic tree with {key} {there.get(key)!r}, "
-                f"not {marker[key]!r}; choose another folder."
+                f"{root}: holds a synthetic tree with {key} {there.get(key)!r}, not {value!r}; "
+                "choose another folder."
             )
 
 

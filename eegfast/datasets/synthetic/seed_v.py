@@ -49,7 +49,7 @@ def write_seed_v(
     root: str | Path,
     subjects: int = 3,
     sessions: int = 3,
-    kinds: Sequence[str] = ("features", "raw"),
+    kinds: Sequence[str] = ("features",),
     scale: float = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -75,7 +75,7 @@ def write_seed_v(
 def plan_seed_v(
     subjects: int = 3,
     sessions: int = 3,
-    kinds: Sequence[str] = ("features", "raw"),
+    kinds: Sequence[str] = ("features",),
     scale: float = 1.0,
     seed: int = 0,
     object_arrays: bool = False,

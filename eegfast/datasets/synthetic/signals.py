@@ -99,7 +99,7 @@ class SyntheticEEG:
     Raises
     ------
     ValueError
-        If an electrode has no position or a class no effect.
+        If an electrode has no position, a class no effect, or the seed is negative.
 
     Examples
     --------
@@ -128,6 +128,8 @@ class SyntheticEEG:
             raise ValueError(
                 f"SyntheticEEG: class_names must be among {[*EFFECTS]}, got {unknown}."
             )
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"SyntheticEEG: seed must be a number of 0 or more, got {seed!r}.")
         self._places = np.array([found[name] for name in self.ch_names])
         self._distances = np.linalg.norm(self._places[:, None] - self._places[None], axis=-1)
         self._smooth = self._correlating(0.06)
@@ -170,13 +172,25 @@ class SyntheticEEG:
         Returns
         -------
         ndarray, shape (n_chans, round(seconds * sfreq) + 1)
-            float32 microvolts, within 200 except for a rare peak. The sample of the end is in.
+            float32 microvolts, within 150 except for a rare peak. The sample of the end is in.
+
+        Raises
+        ------
+        ValueError
+            If there is no class of that label, or `seconds` is no whole number from 1.
         """
+        if label is not None and not 0 <= label < len(self.class_names):
+            raise ValueError(
+                f"SyntheticEEG.trial: label must be from 0 to {len(self.class_names) - 1}, "
+                f"got {label}."
+            )
+        if seconds != int(seconds) or seconds < 1:
+            raise ValueError(f"SyntheticEEG.trial: seconds must be whole, got {seconds}.")
         traits, visit = self._subject(subject), self._session(subject, session)
         rng = self._rng(3, subject, session, trial)
         period = _smooth_number(seconds + 1)
         freqs = np.arange(1, int(_UP_TO * period) + 1) / period
-        band_db = traits.gain_db[:, None] + visit.band_db + 0.6 * self._maps(rng, len(BANDS))
+        band_db = traits.gain_db[:, None] + visit.band_db + self._maps(rng, len(BANDS))
         if label is not None:
             band_db = band_db + traits.effect_db[label]
         shape = (len(self.ch_names), len(freqs))
