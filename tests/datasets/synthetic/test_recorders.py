@@ -78,7 +78,7 @@ def test_bdf_refuses_too_few_records():
 @pytest.fixture(scope="module")
 def deap(tmp_path_factory):
     root = tmp_path_factory.mktemp("deap")
-    return write_deap(root, 1, ("python", "matlab", "original"), scale=0.01)
+    return write_deap(root, 1, ("preprocessed", "matlab", "raw"), scale=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_deap_bdf(deap, stored):
 def test_deap_sites_differ_in_order(tmp_path):
     from eegfast.datasets.synthetic import PLANS
 
-    files = [f for f in PLANS["deap"](32, ("original",), 0.01) if f.path.endswith(".bdf")]
+    files = [f for f in PLANS["deap"](32, ("raw",), 0.01) if f.path.endswith(".bdf")]
     for number, names in ((22, TWENTE), (23, GENEVA), (32, GENEVA)):
         written = io.BytesIO()
         with pytest.raises(StopAfterHeader):
