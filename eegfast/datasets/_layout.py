@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the readers of downloaded data sets share: where their files are, and whose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["SEED_BANDS", "check_microvolts", "choose", "find_files", "one_file_each"]
+
+SEED_BANDS = {
+    "delta": (1.0, 4.0),
+    "theta": (4.0, 8.0),
+    "alpha": (8.0, 14.0),
+    "beta": (14.0, 31.0),
+    "gamma": (31.0, 50.0),
+}
+"""Bands of the features that come with the SEED family, in their order."""
+
+_LEAST_MICROVOLTS, _MOST_MICROVOLTS = 1e-2, 1e5
+
+
+def find_files(
+    dataset: str, root: str | Path, kind: str | None, places: dict[str, list[tuple[str, str]]]
+) -> tuple[str, Path, dict[Path, re.Match]]:
+    """The folder that holds a form of a data set, and those of its files that belong to it.
+
+    Parameters
+    ----------
+    dataset : str
+        What errors call it.
+    root : path-like
+        The folder itself, the data set's folder above it, or one above that.
+    kind : str or None
+        The form; None for the first of `places` that is there.
+    places : dict
+        For each form, folder names with the pattern (regular expression, any case) of a file's
+        whole name, the preferred first.
+
+    Returns
+    -------
+    kind : str
+    folder : Path
+    files : dict of Path to re.Match
+        In the order of their names.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing is there.
+    ValueError
+        If there is no such form, or two folders hold it.
+    """
+    root = Path(root)
+    if kind is not None and kind not in places:
+        raise ValueError(f"{dataset}: kind must be one of {', '.join(places)}, got {kind!r}.")
+    if not root.is_dir():
+        raise FileNotFoundError(f"{dataset}: there is no folder {root}.")
+    wanted = [(k, *place) for k in ([kind] if kind else places) for place in places[k]]
+    below = [child for child in sorted(root.iterdir()) if child.is_dir()]
+    for found_kind, name, pattern in wanted:
+        found = {}
+        for folder in dict.fromkeys([root, root / name, *(child / name for child in below)]):
+            files = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                match = re.fullmatch(pattern, path.name, re.IGNORECASE)
+                if match and path.is_file():
+                    files[path] = match
+            if files:
+                found[folder] = files
+        if len(found) > 1:
+            raise ValueError(
+                f"{dataset}: expected one folder with {found_kind} files below {root}, got "
+                f"{' and '.join(map(str, found))}: give one of them."
+            )
+        if found:
+            return found_kind, *found.popitem()
+    looked = ", ".join(f"{name}/{re.sub(chr(92) * 2 + '(.)', r'.', p)}" for _, name, p in wanted)
+    raise FileNotFoundError(f"{dataset}: nothing to read in {root}; looked for {looked}.")
+
+
+def choose(dataset: str, what: str, wanted: Iterable | None, known: Sequence[str]) -> list[str]:
+    """Those of the `known` subjects or sessions that are `wanted`, in order; None for all."""
+    if wanted is None:
+        return list(known)
+    wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
+    width = len(known[0])
+    names = [str(one).zfill(width) for one in wanted]
+    unknown = [str(one) for one, name in zip(wanted, names, strict=True) if name not in known]
+    if unknown or not names:
+        raise ValueError(
+            f"{dataset}: {what} must be from {known[0]} to {known[-1]}, "
+            f"got {', '.join(unknown) or 'none'}."
+        )
+    return [name for name in known if name in names]
+
+
+def one_file_each(dataset: str, files: Iterable[tuple[tuple, Path]]) -> dict[tuple, Path]:
+    """Subject (and session) to file, in order.
+
+    Raises
+    ------
+    ValueError
+        If two files say that they are the same.
+    """
+    found: dict[tuple, Path] = {}
+    for key, path in files:
+        if key in found:
+            raise ValueError(
+                f"{dataset}: expected one file for {' '.join(map(str, key))}, got "
+                f"{found[key].name} and {path.name} in {path.parent}."
+            )
+        found[key] = path
+    return dict(sorted(found.items()))
+
+
+def check_microvolts(signal: np.ndarray, where: str) -> None:
+    """Raise if a signal (n_chans, n_times) cannot be EEG in microvolts."""
+    if not np.isfinite(signal).all():
+        raise ValueError(f"{where}: expected finite microvolts, got NaN or infinity.")
+    typical = float(np.median(signal.std(axis=1)))
+    if not _LEAST_MICROVOLTS <= typical <= _MOST_MICROVOLTS:
+        raise ValueError(
+            f"{where}: expected EEG in microvolts, got channels with a standard deviation of "
+            f"{typical:.3g}."
+        )
