@@ -7,11 +7,13 @@ from eegfast.datasets.eegmat import EEGMAT
 from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, mirror_map, positions_for
 from eegfast.datasets.readers import read_recording
 from eegfast.datasets.recording import Recording
+from eegfast.datasets.seed_v import SEEDV
 
 __all__ = [
     "EEGMAT",
     "Dataset",
     "READABLE",
+    "SEEDV",
     "SEED_CHANNELS",
     "Recording",
     "Trial",

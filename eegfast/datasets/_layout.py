@@ -24,7 +24,7 @@ _LEAST_MICROVOLTS, _MOST_MICROVOLTS = 1e-2, 1e5
 
 
 def find_files(
-    dataset: str, root: str | Path, kind: str | None, places: dict[str, list[tuple[str, str]]]
+    dataset: str, root: str | Path, kind: str | None, places: dict[str, list[tuple[str, str, str]]]
 ) -> tuple[str, Path, dict[Path, re.Match]]:
     """The folder that holds a form of a data set, and those of its files that belong to it.
 
@@ -37,8 +37,8 @@ def find_files(
     kind : str or None
         The form; None for the first of `places` that is there.
     places : dict
-        For each form, folder names with the pattern (regular expression, any case) of a file's
-        whole name, the preferred first.
+        For each form, the preferred first: a folder's name, a file's name in words, and the
+        pattern (regular expression, any case) of its whole name.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def find_files(
         raise FileNotFoundError(f"{dataset}: there is no folder {root}.")
     wanted = [(k, *place) for k in ([kind] if kind else places) for place in places[k]]
     below = [child for child in sorted(root.iterdir()) if child.is_dir()]
-    for found_kind, name, pattern in wanted:
+    for found_kind, name, _, pattern in wanted:
         found = {}
         for folder in dict.fromkeys([root, root / name, *(child / name for child in below)]):
             files = {}
@@ -78,7 +78,7 @@ def find_files(
             )
         if found:
             return found_kind, *found.popitem()
-    looked = ", ".join(f"{name}/{re.sub(chr(92) * 2 + '(.)', r'.', p)}" for _, name, p in wanted)
+    looked = ", ".join(f"{name}/{file}" for _, name, file, _ in wanted)
     raise FileNotFoundError(f"{dataset}: nothing to read in {root}; looked for {looked}.")
 
 
