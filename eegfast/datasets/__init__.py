@@ -3,6 +3,7 @@
 
 from eegfast.datasets._formats import READABLE, files_of
 from eegfast.datasets.dataset import Dataset, Trial, TrialFeatures
+from eegfast.datasets.deap import DEAP, DEAP_CHANNELS
 from eegfast.datasets.eegmat import EEGMAT
 from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, mirror_map, positions_for
 from eegfast.datasets.readers import read_recording
@@ -10,6 +11,8 @@ from eegfast.datasets.recording import Recording
 from eegfast.datasets.seed_v import SEEDV
 
 __all__ = [
+    "DEAP",
+    "DEAP_CHANNELS",
     "EEGMAT",
     "Dataset",
     "READABLE",

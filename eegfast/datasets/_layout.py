@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-__all__ = ["SEED_BANDS", "check_microvolts", "choose", "find_files", "one_file_each"]
+__all__ = ["SEED_BANDS", "find_files", "one_file_each"]
 
 SEED_BANDS = {
     "delta": (1.0, 4.0),
@@ -19,8 +17,6 @@ SEED_BANDS = {
     "gamma": (31.0, 50.0),
 }
 """Bands of the features that come with the SEED family, in their order."""
-
-_LEAST_MICROVOLTS, _MOST_MICROVOLTS = 1e-2, 1e5
 
 
 def find_files(
@@ -82,22 +78,6 @@ def find_files(
     raise FileNotFoundError(f"{dataset}: nothing to read in {root}; looked for {looked}.")
 
 
-def choose(dataset: str, what: str, wanted: Iterable | None, known: Sequence[str]) -> list[str]:
-    """Those of the `known` subjects or sessions that are `wanted`, in order; None for all."""
-    if wanted is None:
-        return list(known)
-    wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
-    width = len(known[0])
-    names = [str(one).zfill(width) for one in wanted]
-    unknown = [str(one) for one, name in zip(wanted, names, strict=True) if name not in known]
-    if unknown or not names:
-        raise ValueError(
-            f"{dataset}: {what} must be from {known[0]} to {known[-1]}, "
-            f"got {', '.join(unknown) or 'none'}."
-        )
-    return [name for name in known if name in names]
-
-
 def one_file_each(dataset: str, files: Iterable[tuple[tuple, Path]]) -> dict[tuple, Path]:
     """Subject (and session) to file, in order.
 
@@ -115,15 +95,3 @@ def one_file_each(dataset: str, files: Iterable[tuple[tuple, Path]]) -> dict[tup
             )
         found[key] = path
     return dict(sorted(found.items()))
-
-
-def check_microvolts(signal: np.ndarray, where: str) -> None:
-    """Raise if a signal (n_chans, n_times) cannot be EEG in microvolts."""
-    if not np.isfinite(signal).all():
-        raise ValueError(f"{where}: expected finite microvolts, got NaN or infinity.")
-    typical = float(np.median(signal.std(axis=1)))
-    if not _LEAST_MICROVOLTS <= typical <= _MOST_MICROVOLTS:
-        raise ValueError(
-            f"{where}: expected EEG in microvolts, got channels with a standard deviation of "
-            f"{typical:.3g}."
-        )

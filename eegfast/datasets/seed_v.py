@@ -10,14 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from eegfast.datasets._archives import read_npz_object
+from eegfast.datasets._checks import check_finite, check_microvolts, choose
 from eegfast.datasets._continuous import Continuous
-from eegfast.datasets._layout import (
-    SEED_BANDS,
-    check_microvolts,
-    choose,
-    find_files,
-    one_file_each,
-)
+from eegfast.datasets._layout import SEED_BANDS, find_files, one_file_each
 from eegfast.datasets._synthetic_marker import synthetic_scale
 from eegfast.datasets.dataset import Dataset, Trial, TrialFeatures
 from eegfast.datasets.montage import SEED_CHANNELS
@@ -25,7 +20,7 @@ from eegfast.datasets.recording import Recording
 
 __all__ = ["SEEDV"]
 
-_SUBJECTS = tuple(f"{number:02d}" for number in range(1, 17))
+_MOST_SUBJECTS = 16
 _SESSIONS = ("1", "2", "3")
 _TRIALS = 15
 _LABELS = {
@@ -110,8 +105,8 @@ class SEEDV(Dataset):
         subjects: Iterable[str | int] | None = None,
         sessions: Iterable[str | int] | None = None,
     ):
-        chosen = choose("SEEDV", "subjects", subjects, _SUBJECTS)
-        visits = choose("SEEDV", "sessions", sessions, _SESSIONS)
+        chosen = choose("SEEDV: subjects", subjects, range(1, _MOST_SUBJECTS + 1))
+        visits = [str(n) for n in choose("SEEDV: sessions", sessions, map(int, _SESSIONS))]
         self.root = Path(root)
         self.kind, folder, files = find_files(
             "SEEDV",
@@ -139,7 +134,7 @@ class SEEDV(Dataset):
             ),
         )
         self.trials, self.missing = [], []
-        for subject in chosen:
+        for subject in (f"{number:02d}" for number in chosen):
             absent = [session for session in visits if (subject, session) not in found]
             if absent:
                 which = "" if len(absent) == len(visits) else f", session {', '.join(absent)}"
@@ -162,7 +157,7 @@ class SEEDV(Dataset):
             start, end = self._times[trial.session_id][trial.trial_id - 1]
             what = f"trial {trial.trial_id}"
             signal = raw.read(round(start * _SFREQ), round(end * _SFREQ), what)
-            check_microvolts(signal, f"{path}: {what}")
+            check_microvolts(f"{path}: {what}", signal)
             yield Recording(
                 signal,
                 raw.sfreq,
@@ -205,8 +200,7 @@ class SEEDV(Dataset):
         windows = int((end - start) // _WINDOW)
         if not self._scaled and abs(len(values) - windows) > 1:
             raise ValueError(f"{where}: expected {windows} windows of 4 s, got {len(values)}.")
-        if not len(values) or not np.isfinite(values).all():
-            raise ValueError(f"{where}: expected finite features, got NaN, infinity or none.")
+        check_finite(where, values)
         if np.shape(labels) != (len(values),):
             raise ValueError(
                 f"{where}: expected a label for each of {len(values)} windows, "

@@ -87,42 +87,20 @@ def test_reads_the_old_and_the_new_module_names_of_numpy(protocol):
         same(load_arrays(data), OF_ARRAYS["double"])
 
 
-def python2(array, protocol):
-    """A dict of one array as cPickle of Python 2 writes it: all strings are byte strings."""
-    dump = {0: old_text, 2: old_binary}[protocol]
-    kind = b"cnumpy\ndtype\n(" + dump(array.dtype.str[1:].encode()) + b"I0\nI1\ntR"
-    kind += b"(I3\n" + dump(b"<") + b"NNNI-1\nI-1\nI0\ntb"
-    shape = b"(" + b"".join(b"I%d\n" % n for n in array.shape) + b"t"
-    state = b"(I1\n" + shape + kind + b"I00\n" + dump(array.tobytes()) + b"tb"
-    body = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt" + dump(b"b") + b"tR"
-    item = dump(b"data") + body + state
-    return b"\x80\x02}(" + item + b"u." if protocol else b"(d" + item + b"s."
-
-
-def old_text(content):
-    return b"S" + repr(content)[1:].encode() + b"\n"
-
-
-def old_binary(content):
-    if len(content) < 256:
-        return b"U" + struct.pack("B", len(content)) + content
-    return b"T" + struct.pack("<i", len(content)) + content
-
-
 @pytest.mark.parametrize("protocol", (0, 2))
 @pytest.mark.parametrize("size", (3, 300_000))
-def test_reads_python_2(protocol, size, tmp_path):
+def test_reads_python_2(protocol, size, tmp_path, python2_pickle):
     array = ARRAYS.normal(size=(2, size // 2 + 1)).astype("f4")
-    data = python2(array, protocol)
+    data = python2_pickle({"data": array}, protocol)
     (tmp_path / "s01.dat").write_bytes(data)
     for found in (load_arrays(data), load_arrays(tmp_path / "s01.dat")):
         same(found, {"data": array})
     same(pickle.loads(data, encoding="latin1"), {"data": array})
 
 
-def test_large_arrays_of_a_file_are_views_of_it(tmp_path):
+def test_large_arrays_of_a_file_are_views_of_it(tmp_path, python2_pickle):
     array = np.zeros((100, 10_000))
-    (tmp_path / "x.dat").write_bytes(python2(array, 2))
+    (tmp_path / "x.dat").write_bytes(python2_pickle({"data": array}, 2))
     found = load_arrays(tmp_path / "x.dat")["data"]
     base = found
     while isinstance(base, np.ndarray):
