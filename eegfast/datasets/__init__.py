@@ -9,6 +9,7 @@ from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, mirror_map, 
 from eegfast.datasets.readers import read_recording
 from eegfast.datasets.recording import Recording
 from eegfast.datasets.seed_v import SEEDV
+from eegfast.datasets.seed_vii import SEEDVII
 
 __all__ = [
     "DEAP",
@@ -17,6 +18,7 @@ __all__ = [
     "Dataset",
     "READABLE",
     "SEEDV",
+    "SEEDVII",
     "SEED_CHANNELS",
     "Recording",
     "Trial",

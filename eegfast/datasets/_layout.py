@@ -56,10 +56,12 @@ def find_files(
     if not root.is_dir():
         raise FileNotFoundError(f"{dataset}: there is no folder {root}.")
     wanted = [(k, *place) for k in ([kind] if kind else places) for place in places[k]]
+    kind_of = {name: k for k, given in places.items() for name, *_ in given}
     below = [child for child in sorted(root.iterdir()) if child.is_dir()]
     for found_kind, name, _, pattern in wanted:
         found = {}
-        for folder in dict.fromkeys([root, root / name, *(child / name for child in below)]):
+        own = [root] if kind_of.get(root.name, found_kind) == found_kind else []
+        for folder in dict.fromkeys([*own, root / name, *(child / name for child in below)]):
             files = {}
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 match = re.fullmatch(pattern, path.name, re.IGNORECASE)
