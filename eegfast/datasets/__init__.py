@@ -8,6 +8,8 @@ from eegfast.datasets.eegmat import EEGMAT
 from eegfast.datasets.montage import SEED_CHANNELS, canonical_name, mirror_map, positions_for
 from eegfast.datasets.readers import read_recording
 from eegfast.datasets.recording import Recording
+from eegfast.datasets.seed import SEED
+from eegfast.datasets.seed_iv import SEEDIV
 from eegfast.datasets.seed_v import SEEDV
 from eegfast.datasets.seed_vii import SEEDVII
 
@@ -19,6 +21,8 @@ __all__ = [
     "READABLE",
     "SEEDV",
     "SEEDVII",
+    "SEED",
+    "SEEDIV",
     "SEED_CHANNELS",
     "Recording",
     "Trial",

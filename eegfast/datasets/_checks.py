@@ -116,7 +116,7 @@ def folders_below(root: Path, levels: int = 2) -> Iterator[Path]:
     yield root
     if levels:
         for path in sorted(root.iterdir()):
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            if path.is_dir() and not path.name.startswith("."):
                 yield from folders_below(path, levels - 1)
 
 

@@ -7,16 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["SEED_BANDS", "find_files", "one_file_each"]
-
-SEED_BANDS = {
-    "delta": (1.0, 4.0),
-    "theta": (4.0, 8.0),
-    "alpha": (8.0, 14.0),
-    "beta": (14.0, 31.0),
-    "gamma": (31.0, 50.0),
-}
-"""Bands of the features that come with the SEED family, in their order."""
+__all__ = ["find_files", "one_file_each"]
 
 
 def find_files(

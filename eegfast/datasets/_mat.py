@@ -128,8 +128,29 @@ class MatFile(ABC):
             If there is no such variable, its class or shape is another, or it is damaged. The
             message names file and variable.
         """
+        own = self.check(name, expected)
+        return np.array(self._load(name), dtype=dtype or own, order="C")
+
+    def check(self, name: str, expected: Expected | None = None) -> np.dtype:
+        """Do the checks of `read`, from the list of variables alone.
+
+        Parameters
+        ----------
+        name, expected
+            As for `read`.
+
+        Returns
+        -------
+        dtype
+            Of the variable.
+
+        Raises
+        ------
+        ValueError
+            As `read` does.
+        """
         if name not in self.variables:
-            raise ValueError(f"{self.path}: no variable {name}; it holds {self._listed()}.")
+            raise ValueError(f"{self.path}: no variable {name}; it holds {self.listed()}.")
         shape, own = self.variables[name]
         if own is None:
             raise self._error(name, f"expected an array of real numbers, got {self._kinds[name]}")
@@ -142,12 +163,13 @@ class MatFile(ABC):
                 f"its header declares {size} bytes, more than {self._bytes_on_disk[name]} bytes in "
                 f"the file can hold or than the limit of {MAX_BYTES}",
             )
-        return np.array(self._load(name), dtype=dtype or own, order="C")
+        return own
 
     def _error(self, name: str, message: str) -> ValueError:
         return ValueError(f"{self.path}: variable {name}: {message}.")
 
-    def _listed(self) -> str:
+    def listed(self) -> str:
+        """The first names, for messages."""
         names = list(self.variables)
         text = ", ".join(names[:6]) or "none"
         return text if len(names) <= 6 else f"{text} ... ({len(names)} in all)"
@@ -200,7 +222,7 @@ class _ElementFile(MatFile):
             if count == 0 or start + count > end:
                 raise ValueError(
                     f"{self.path}: is cut off or damaged: expected {count} bytes from byte {start} "
-                    f"on, after {self._listed()}; the file ends at {end}."
+                    f"on, after {self.listed()}; the file ends at {end}."
                 )
             self._add(kind, start, count)
             start += count
@@ -271,7 +293,7 @@ class _ElementFile(MatFile):
 
     def _damaged(self, start: int) -> ValueError:
         return ValueError(
-            f"{self.path}: the variable at byte {start}, after {self._listed()}, is damaged."
+            f"{self.path}: the variable at byte {start}, after {self.listed()}, is damaged."
         )
 
     def _load(self, name: str) -> np.ndarray:

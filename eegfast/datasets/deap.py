@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from eegfast.datasets._bdf import BdfFile, bdf_codes
 from eegfast.datasets._checks import check_microvolts, choose
-from eegfast.datasets._continuous import Continuous, bdf_codes
 from eegfast.datasets._layout import find_files, one_file_each
 from eegfast.datasets._mat import open_mat
 from eegfast.datasets._pickles import load_arrays
@@ -189,7 +189,7 @@ class DEAP(Dataset):
     def _raw(self, path: Path, trials: Sequence[Trial]) -> Iterator:
         rate = _RATES["raw"]
         starts, ends = _videos(path, None if self._scaled else _VIDEO * rate)
-        raw = Continuous(path, DEAP_CHANNELS)
+        raw = BdfFile(path, DEAP_CHANNELS)
         if raw.sfreq != rate:
             raise ValueError(f"{path}: expected {rate} Hz as in DEAP, got {raw.sfreq:g} Hz.")
         before = 0 if self.baseline == "drop" else _BASELINE * rate

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from eegfast.datasets._archives import read_npz_object
-from eegfast.datasets._checks import check_finite, check_microvolts, choose
-from eegfast.datasets._continuous import Continuous
-from eegfast.datasets._layout import SEED_BANDS, find_files, one_file_each
+from eegfast.datasets._checks import check_finite, choose
+from eegfast.datasets._cnt import CntFile
+from eegfast.datasets._layout import find_files, one_file_each
+from eegfast.datasets._seed_family import BANDS
 from eegfast.datasets._synthetic_marker import synthetic_scale
 from eegfast.datasets.dataset import Dataset, Trial, TrialFeatures
 from eegfast.datasets.montage import SEED_CHANNELS
@@ -150,25 +151,21 @@ class SEEDV(Dataset):
         return self._features(path, trials) if self.kind == "features" else self._raw(path, trials)
 
     def _raw(self, path: Path, trials: Sequence[Trial]) -> Iterator[Recording]:
-        raw = Continuous(path, SEED_CHANNELS)
-        if raw.sfreq != _SFREQ:
-            raise ValueError(f"{path}: expected {_SFREQ:g} Hz as in SEED-V, got {raw.sfreq:g} Hz.")
-        for trial in trials:
-            start, end = self._times[trial.session_id][trial.trial_id - 1]
-            what = f"trial {trial.trial_id}"
-            signal = raw.read(round(start * _SFREQ), round(end * _SFREQ), what)
-            check_microvolts(f"{path}: {what}", signal)
-            yield Recording(
-                signal,
-                raw.sfreq,
-                list(SEED_CHANNELS),
-                subject_id=trial.subject_id,
-                session_id=trial.session_id,
-                trial_id=trial.trial_id,
-                label=trial.label,
-                class_names=self.class_names,
-                source=str(path),
-            )
+        with CntFile(path, _SFREQ) as raw:
+            for trial in trials:
+                start, end = self._times[trial.session_id][trial.trial_id - 1]
+                samples = round(start * _SFREQ), round(end * _SFREQ)
+                yield Recording(
+                    raw.read(*samples, f"trial {trial.trial_id}"),
+                    _SFREQ,
+                    list(SEED_CHANNELS),
+                    subject_id=trial.subject_id,
+                    session_id=trial.session_id,
+                    trial_id=trial.trial_id,
+                    label=trial.label,
+                    class_names=self.class_names,
+                    source=str(path),
+                )
 
     def _features(self, path: Path, trials: Sequence[Trial]) -> Iterator[TrialFeatures]:
         values, labels = (_numbered(path, name) for name in ("data", "label"))
@@ -177,9 +174,9 @@ class SEEDV(Dataset):
             number = _TRIALS * _SESSIONS.index(trial.session_id) + trial.trial_id - 1
             self._check(where, values[number], labels[number], trial)
             yield TrialFeatures(
-                values[number].reshape(-1, len(SEED_CHANNELS), len(SEED_BANDS)),
+                values[number].reshape(-1, len(SEED_CHANNELS), len(BANDS)),
                 list(SEED_CHANNELS),
-                SEED_BANDS,
+                dict(BANDS),
                 "de",
                 _WINDOW,
                 trial.subject_id,
@@ -191,7 +188,7 @@ class SEEDV(Dataset):
             )
 
     def _check(self, where: str, values, labels, trial: Trial) -> None:
-        width = len(SEED_CHANNELS) * len(SEED_BANDS)
+        width = len(SEED_CHANNELS) * len(BANDS)
         shape = getattr(values, "shape", None)
         if shape is None or len(shape) != 2 or shape[1] != width or values.dtype.kind != "f":
             got = type(values).__name__ if shape is None else f"{values.dtype} of shape {shape}"

@@ -15,9 +15,10 @@ import numpy as np
 
 from eegfast.datasets._archives import read_sheet
 from eegfast.datasets._checks import check_finite, check_microvolts, choose, listed
-from eegfast.datasets._continuous import Continuous
-from eegfast.datasets._layout import SEED_BANDS, find_files, one_file_each
+from eegfast.datasets._cnt import CntFile
+from eegfast.datasets._layout import find_files, one_file_each
 from eegfast.datasets._mat import open_mat
+from eegfast.datasets._seed_family import BANDS
 from eegfast.datasets.dataset import Dataset, Trial, TrialFeatures
 from eegfast.datasets.montage import SEED_CHANNELS
 from eegfast.datasets.recording import Recording
@@ -38,7 +39,7 @@ _RATES = {"preprocessed": 200.0, "raw": 1000.0}
 _SECONDS = (4, 1200)
 _SHAPES = {
     "preprocessed": (len(SEED_CHANNELS), tuple(200 * s for s in _SECONDS)),
-    "features": ((1, _SECONDS[1]), len(SEED_BANDS), len(SEED_CHANNELS)),
+    "features": ((1, _SECONDS[1]), len(BANDS), len(SEED_CHANNELS)),
 }
 _ORDER_FILE = "emotion_label_and_stimuli_order.xlsx"
 # The triggers in these files are wrong; their true times are in a table, by the clock, and these
@@ -202,8 +203,7 @@ class SEEDVII(Dataset):
             "source": str(trial.path),
         }
 
-    def _recording(self, trial: Trial, signal: np.ndarray, where: str) -> Recording:
-        check_microvolts(where, signal)
+    def _recording(self, trial: Trial, signal: np.ndarray) -> Recording:
         return Recording(signal, _RATES[self.kind], list(SEED_CHANNELS), **self._about(trial))
 
     def _preprocessed(self, path: Path, trials: Sequence[Trial]) -> Iterator[Recording]:
@@ -211,7 +211,8 @@ class SEEDVII(Dataset):
             for trial in trials:
                 name = self._variable(int(trial.session_id), trial.trial_id)
                 signal = mat.read(name, _SHAPES[self.kind], np.float32)
-                yield self._recording(trial, signal, f"{path}: variable {name}")
+                check_microvolts(f"{path}: variable {name}", signal)
+                yield self._recording(trial, signal)
 
     def _features(self, path: Path, trials: Sequence[Trial]) -> Iterator[TrialFeatures]:
         with open_mat(path) as mat:
@@ -222,29 +223,25 @@ class SEEDVII(Dataset):
                 yield TrialFeatures(
                     np.ascontiguousarray(values.transpose(0, 2, 1)),
                     list(SEED_CHANNELS),
-                    dict(SEED_BANDS),
+                    dict(BANDS),
                     self.feature,
                     _WINDOW,
                     **self._about(trial),
                 )
 
     def _raw(self, path: Path, trials: Sequence[Trial]) -> Iterator[Recording]:
-        raw = Continuous(path, SEED_CHANNELS)
-        if raw.sfreq != _RATES["raw"]:
-            raise ValueError(f"{path}: expected 1000 Hz as in SEED-VII, got {raw.sfreq:g} Hz.")
-        if path.stem in _WRONG_TRIGGERS:
-            edges = _edges_by_the_clock(path, raw.sfreq)
-        else:
-            edges = [sample for sample, _ in raw.events]
-        if len(edges) != 2 * _TRIALS or edges != sorted(set(edges)):
-            raise ValueError(
-                f"{path}: expected {2 * _TRIALS} triggers, a start and an end for each of "
-                f"{_TRIALS} trials, each later than the one before; got {len(edges)}."
-            )
-        for trial in trials:
-            start, end = edges[2 * trial.trial_id - 2 : 2 * trial.trial_id]
-            what = f"trial {trial.trial_id}"
-            yield self._recording(trial, raw.read(start, end, what), f"{path}: {what}")
+        with CntFile(path, _RATES["raw"]) as raw:
+            wrong = path.stem in _WRONG_TRIGGERS
+            edges = _edges_by_the_clock(path, _RATES["raw"]) if wrong else raw.triggers
+            if len(edges) != 2 * _TRIALS or edges != sorted(set(edges)):
+                raise ValueError(
+                    f"{_trigger_file(path) if wrong else path}: expected {2 * _TRIALS} triggers, a "
+                    f"start and an end for each of {_TRIALS} trials, each later than the one "
+                    f"before; got {len(edges)}."
+                )
+            for trial in trials:
+                start, end = edges[2 * trial.trial_id - 2 : 2 * trial.trial_id]
+                yield self._recording(trial, raw.read(start, end, f"trial {trial.trial_id}"))
 
 
 def _trigger_file(path: Path) -> Path:

@@ -131,7 +131,7 @@ def write_tree(
 
 
 def check_folder(root: Path, **options: object) -> None:
-    """Raise FileExistsError unless the folder is new, empty or a synthetic tree of these options."""
+    """Raise unless the folder is new, empty or a synthetic tree of these options."""
     if not root.exists():
         return
     if not root.is_dir():

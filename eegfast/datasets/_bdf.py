@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Long raw files of which single stretches are read: Neuroscan ``.cnt`` and BioSemi ``.bdf``."""
+"""BioSemi's .bdf files: single stretches, and triggers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from eegfast.datasets import _edf
 from eegfast.datasets._formats import check_file, ending_of
 from eegfast.datasets.readers import _Reader
 
-__all__ = ["Continuous", "bdf_codes"]
+__all__ = ["BdfFile", "bdf_codes"]
 
 
-class Continuous:
-    """An open raw file; what is not asked for stays on disk.
+class BdfFile:
+    """An open .bdf file; what is not asked for stays on disk.
 
     Parameters
     ----------
     path : Path
-        A ``.cnt`` or ``.bdf`` file.
+        The file.
     channels : sequence of str
         Channels to read, by name, in the order wanted; where they lie in the file does not matter.
 
@@ -31,8 +31,6 @@ class Continuous:
         Rate in hertz.
     n_times : int
         Samples in the file.
-    events : list of (int, str)
-        Sample and name of each event of a ``.cnt`` file, in order.
 
     Raises
     ------
@@ -43,19 +41,10 @@ class Continuous:
     def __init__(self, path: Path, channels: Sequence[str]):
         check_file(path)
         self._reader = _Reader(path, ending_of(path), list(channels), True, {})
-        exclude = factors = None
-        if path.suffix.lower() == ".bdf":
-            factors, exclude = self._reader._edf_selection()
+        factors, exclude = self._reader._edf_selection()
         with self._reader._mne_errors():
             self._raw = self._reader._open(exclude)
             kinds = self._raw.get_channel_types()
-            self.events = [
-                (round(onset * self._raw.info["sfreq"]), str(name))
-                for onset, name in zip(
-                    self._raw.annotations.onset, self._raw.annotations.description, strict=True
-                )
-            ]
-        factors = factors or [1e6] * len(kinds)
         self._rows = self._reader._select(list(self._raw.ch_names), kinds, factors)
         self._factors = np.array([factors[row] for row in self._rows])[:, None]
         self.path = path
