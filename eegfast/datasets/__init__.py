@@ -2,6 +2,7 @@
 """Recordings: readers and the bundled set. Everything read comes back as a `Recording`."""
 
 from eegfast.datasets._formats import READABLE, files_of
+from eegfast.datasets.byo import BYO
 from eegfast.datasets.dataset import Dataset, Trial, TrialFeatures
 from eegfast.datasets.deap import DEAP, DEAP_CHANNELS
 from eegfast.datasets.eegmat import EEGMAT
@@ -14,6 +15,7 @@ from eegfast.datasets.seed_v import SEEDV
 from eegfast.datasets.seed_vii import SEEDVII
 
 __all__ = [
+    "BYO",
     "DEAP",
     "DEAP_CHANNELS",
     "EEGMAT",

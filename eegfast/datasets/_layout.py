@@ -79,11 +79,13 @@ def one_file_each(dataset: str, files: Iterable[tuple[tuple, Path]]) -> dict[tup
     ValueError
         If two files say that they are the same.
     """
+    words = "subject", "session"
     found: dict[tuple, Path] = {}
     for key, path in files:
         if key in found:
             raise ValueError(
-                f"{dataset}: expected one file for {' '.join(map(str, key))}, got "
+                f"{dataset}: expected one file for "
+                f"{', '.join(f'{word} {one}' for word, one in zip(words, key, strict=False))}, got "
                 f"{found[key].name} and {path.name} in {path.parent}."
             )
         found[key] = path

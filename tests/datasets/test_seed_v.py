@@ -113,7 +113,9 @@ def test_refuses_what_is_not_there(tmp_path):
 def test_two_files_of_one_subject(tmp_path):
     path = write_features(tmp_path, 1, *contents())
     path.with_name("01_123.npz").write_bytes(path.read_bytes())
-    with pytest.raises(ValueError, match="one file for 01 1, got 01_123.npz and 1_123.npz"):
+    with pytest.raises(
+        ValueError, match="one file for subject 01, session 1, got 01_123.npz and 1_123.npz"
+    ):
         SEEDV(tmp_path)
 
 
