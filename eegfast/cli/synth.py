@@ -59,8 +59,8 @@ def synth(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="preprocessed, features, raw; for DEAP python, matlab, original. May be repeated "
-            "(default: all but raw; python).",
+            help="preprocessed, features, raw; DEAP has matlab for features. May be repeated "
+            "(default: all but raw and matlab).",
             show_default=False,
         ),
     ] = None,

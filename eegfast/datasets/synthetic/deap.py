@@ -26,7 +26,7 @@ from eegfast.datasets.synthetic.signals import SyntheticEEG
 
 __all__ = ["plan_deap", "write_deap"]
 
-KINDS = ("python", "matlab", "original")
+KINDS = ("preprocessed", "matlab", "raw")
 CLASS_NAMES = (
     "low valence, low arousal",
     "low valence, high arousal",
@@ -52,7 +52,7 @@ _PAUSE = 1000  # the rest before video k is made as trial _PAUSE + k
 def write_deap(
     root: str | Path,
     subjects: int = 3,
-    kinds: Sequence[str] = ("python",),
+    kinds: Sequence[str] = ("preprocessed",),
     scale: float = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -60,9 +60,9 @@ def write_deap(
     """Write synthetic EEG in the layout of DEAP, without faces and questionnaires.
 
     Parameters, errors and result are those of `write_seed`; there are no sessions, `subjects` is up
-    to 32, `kinds` are ``"python"`` (.dat), ``"matlab"`` (.mat), both at 128 Hz from 4 to 45 Hz and
-    without blinks, and ``"original"`` (.bdf at 512 Hz). `scale` shortens the videos of 60 s, and in
-    .bdf files what lies between them; the 3 s before a video stay.
+    to 32, `kinds` are ``"preprocessed"`` (.dat), ``"matlab"`` (.mat), both at 128 Hz from 4 to 45
+    Hz and without blinks, and ``"raw"`` (.bdf at 512 Hz). `scale` shortens the videos of 60 s, and
+    in .bdf files what lies between them; the 3 s before a video stay.
 
     Notes
     -----
@@ -76,7 +76,7 @@ def write_deap(
 
 def plan_deap(
     subjects: int = 3,
-    kinds: Sequence[str] = ("python",),
+    kinds: Sequence[str] = ("preprocessed",),
     scale: float = 1.0,
     seed: int = 0,
 ) -> list[PlannedFile]:
@@ -87,7 +87,7 @@ def plan_deap(
     n_values = N_VIDEOS * 40 * SFREQ * (BASELINE + video_s)
     clean = SyntheticEEG(GENEVA, CLASS_NAMES, N_VIDEOS, seed, blinks=False)
     made = {
-        "python": ("data_preprocessed_python/s{:02d}.dat", 8 * n_values, _write_dat),
+        "preprocessed": ("data_preprocessed_python/s{:02d}.dat", 8 * n_values, _write_dat),
         "matlab": ("data_preprocessed_matlab/s{:02d}.mat", 5 * n_values, _write_mat),
     }
     files = [
@@ -96,7 +96,7 @@ def plan_deap(
         if kind in kinds
         for subject in numbers
     ]
-    if "original" in kinds:
+    if "raw" in kinds:
         ratings = partial(_write_ratings, seed=seed)
         files.append(PlannedFile("metadata_csv/participant_ratings.csv", 60_000, ratings))
         for subject in numbers:
