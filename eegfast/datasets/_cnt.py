@@ -51,10 +51,14 @@ class CntFile:
             ) from error
         self.path = Path(path)
         fault = _sizes.cnt_fault(self.path)
+        # From 2 GiB on the header does not tell the width of a sample; in SEED's files it is 4.
+        data_format = "int32" if self.path.stat().st_size >= 2**31 else "auto"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about annotations, dates, positions
-                self._raw = mne.io.read_raw_cnt(self.path, preload=False, verbose="ERROR")
+                self._raw = mne.io.read_raw_cnt(
+                    self.path, data_format=data_format, preload=False, verbose="ERROR"
+                )
         except Exception as error:
             raise ValueError(
                 f"{self.path}: could not be read as Neuroscan: {fault or error}."

@@ -15,6 +15,7 @@ import math
 import mmap
 import re
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ _DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|\?|O8?|O4")
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 _MOST_OPCODES = 1_000_000
 _MOST_LEVELS = 50
+_MOST_KEYS = 10_000
 _MOST_DIMENSIONS = 32
 _LONG_BYTES = 65_536
 _NUMBER_BYTES = 255
@@ -110,9 +112,9 @@ def load_arrays(source: str | Path | bytes, name: str | None = None):
     object
         None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, NumPy
         scalars, and read-only arrays of numbers, truth values or again such objects. Strings of
-        Python 2 are text by Latin-1. From a file, arrays and bytes of 64 KiB and more are not read:
-        they are a view (a memoryview for bytes) of the mapped file, which must not be changed
-        meanwhile.
+        Python 2 are text by Latin-1, or bytes from 64 KiB on. From a file, arrays and bytes of that
+        size are not read: they are a view (a memoryview for bytes) of the mapped file, which must
+        not be changed meanwhile.
 
     Raises
     ------
@@ -297,11 +299,10 @@ class _Machine:
         target = self.top(dict)
         if len(items) % 2:
             raise _Refused("its pickle is damaged: a key has no value")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_hashable(key)] = value
+        target.update(zip(_keys(items[::2], target), items[1::2], strict=True))
 
     def add_items(self, items: list) -> None:
-        self.top(set).update(map(_hashable, items))
+        self.top(set).update(_keys(items, self.top(set)))
 
     def last_two(self) -> list:
         value = self.pop()
@@ -361,7 +362,7 @@ class _Machine:
         if not isinstance(items, (list, tuple, set)):
             raise _Refused(f"expected a set of a list, got {type(items).__name__}")
         self.spend(64 * len(items))
-        return set(map(_hashable, items))
+        return set(_keys(list(items)))
 
     def complex_of(self, real, imaginary) -> complex:
         if not all(isinstance(part, (int, float)) for part in (real, imaginary)):
@@ -445,11 +446,14 @@ class _Machine:
             raise _Refused("expected arrays, its pickle sets the state of something else")
 
 
-def _hashable(key):
-    """A key whose hash cannot recurse."""
-    if not isinstance(key, (*_SCALARS, np.generic)):
-        raise _Refused(f"expected words or numbers as keys, got {type(key).__name__}")
-    return key
+def _keys(keys: list, already: Collection = ()) -> list:
+    """Keys whose hashes cannot recurse, and too few for equal hashes to take long."""
+    for key in keys:
+        if not isinstance(key, (*_SCALARS, np.generic)):
+            raise _Refused(f"expected words or numbers as keys, got {type(key).__name__}")
+    if len(keys) + len(already) > _MOST_KEYS:
+        raise _Refused(f"expected up to {_MOST_KEYS} keys, got more")
+    return keys
 
 
 def _checked(result):
@@ -530,7 +534,7 @@ _STEPS = {
     b"\x85": lambda m: m.tuple_of(1),
     b"\x86": lambda m: m.tuple_of(2),
     b"\x87": lambda m: m.tuple_of(3),
-    b"\x91": lambda m: m.push(frozenset(map(_hashable, m.pop_to_mark()))),
+    b"\x91": lambda m: m.push(frozenset(_keys(m.pop_to_mark()))),
     b"d": lambda m: m.dict_of(m.pop_to_mark()),
     b"a": lambda m: m.append([m.pop()]),
     b"e": lambda m: m.append(m.pop_to_mark()),

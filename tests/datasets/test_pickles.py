@@ -296,6 +296,12 @@ BOMBS = {
         b"\x80\x02(" + b"N" * 20_000 + b"lq\x010(" + b"cbuiltins\nset\nh\x01\x85R" * 1000 + b"l.",
         "several times its own size",
     ),
+    "keys of equal hashes": (
+        b"\x80\x02}(" + b"".join(
+            b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(10_001)
+        ) + b"u.",
+        "expected up to 10000 keys",
+    ),
     "too many steps": (b"(" + b"N" * 1_000_001 + b"l.", "more than 1000000 steps"),
     "deep nesting": (b"(" * 10_000 + b"l" * 10_000 + b".", "deeper than 50"),
     "deep nesting of a key": (b"}" + b"(" * 10_000 + b"t" * 10_000 + b"I1\ns.", "keys"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 
@@ -311,6 +312,30 @@ def test_raw_files_that_are_not_seed_v(raw, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert str(path) in expect(tmp_path, re.escape(str(path)))
+
+
+def test_raw_files_beyond_2_gib_are_not_loaded(raw, tmp_path):
+    """The header's place of the event table has wrapped around; all but one stretch is a hole."""
+    n_times = 8_200_000
+    counts = np.zeros((66, 0), int)
+    path = raw(counts=counts)
+    header = bytearray(path.read_bytes()[: 900 + 75 * 66])
+    start = 8_150_000
+    late = {**STARTS, "2": np.append(STARTS["2"][:14], start / 1000)}
+    write_times(tmp_path, late)
+    end = len(header) + 4 * 66 * n_times
+    struct.pack_into("<i", header, 864, n_times)
+    struct.pack_into("<I", header, 886, end & 0xFFFFFFFF)
+    with path.open("wb") as stream:
+        stream.write(header)
+        stream.seek(len(header) + 4 * 66 * start)
+        stream.write(raw.counts[:, :250].T.astype("<i4").tobytes())
+        stream.seek(end)
+        stream.write(struct.pack("<Bii", 1, 0, 0))
+    assert path.stat().st_size > 2**31 and path.stat().st_blocks * 512 < 2**22
+    item = SEEDV(tmp_path)[14]
+    order = [NAMES.index(name) for name in SEED_CHANNELS]
+    np.testing.assert_allclose(item.signal, 0.1 * raw.counts[order, :250], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
