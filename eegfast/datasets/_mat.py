@@ -129,7 +129,7 @@ class MatFile(ABC):
             message names file and variable.
         """
         own = self.check(name, expected)
-        return np.array(self._load(name), dtype=dtype or own, order="C")
+        return self._load(name).astype(dtype or own, order="C")
 
     def check(self, name: str, expected: Expected | None = None) -> np.dtype:
         """Do the checks of `read`, from the list of variables alone.

@@ -38,8 +38,8 @@ _SUPPLIED = re.compile(r"(?:de|psd|dasm|rasm|asm|dcau)_(?:movingAve|LDS)\d{1,3}"
 
 _LEFT = [name for name in SEED_CHANNELS if name[-1] in "1357"]
 _CAUDAL = (
-    "FT7-TP7 FC5-CP5 FC3-CP3 FC1-CP1 FCZ-CPZ FC2-CP2 FC4-CP4 FC6-CP6 FT8-TP8 FP1-O1 FP2-O2 FPZ-OZ "
-    "AF3-CB1 AF4-CB2 F7-P7 F5-P5 F3-P3 F1-P1 FZ-PZ F2-P2 F4-P4 F6-P6 F8-P8"
+    "FT7-TP7 FC5-CP5 FC3-CP3 FC1-CP1 FCZ-CPZ FC2-CP2 FC4-CP4 FC6-CP6 FT8-TP8 F7-P7 F5-P5 F3-P3 "
+    "F1-P1 FZ-PZ F2-P2 F4-P4 F6-P6 F8-P8 FP1-O1 FP2-O2 FPZ-OZ AF3-CB1 AF4-CB2"
 ).split()
 
 
@@ -60,8 +60,9 @@ def row_names(feature: str) -> list[str]:
     Notes
     -----
     The data set says which pairs there are, but nowhere that we know of in which order: pairs
-    left-right are named in the order of their left electrode, pairs front-back in that of Zheng and
-    Lu (2015). Whoever needs to be sure compares a ``dasm`` with the differences of its ``de``.
+    left-right are named in the order of their left electrode, pairs front-back in that of the list
+    of Duan, Zhu and Lu (2013). Whoever needs to be sure compares a ``dasm`` with the differences of
+    its ``de``.
     """
     kind = feature.partition("_")[0]
     if kind in ("dasm", "rasm"):

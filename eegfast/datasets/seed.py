@@ -165,12 +165,13 @@ class SEED(MatTrials):
         return files
 
     def _note_gaps(self, files: list[tuple[int, int, Path]], subjects: Iterable[int]) -> None:
-        for subject in subjects:
+        absent = set(subjects) - {subject for subject, *_ in files}
+        if absent:
+            self.missing.append(f"subjects {listed(absent)}")
+        for subject in sorted(set(subjects) - absent):
             there = {session: path for other, session, path in files if other == subject}
             absent = set(range(1, N_SESSIONS + 1)) - set(there)
-            if not there:
-                self.missing.append(f"subject {subject:02d}")
-            elif absent and self.kind == "raw":
+            if absent and self.kind == "raw":
                 self.missing.append(f"subject {subject:02d}: session {listed(absent)}")
             elif absent:
                 self.missing.append(
