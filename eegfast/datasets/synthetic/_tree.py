@@ -110,8 +110,8 @@ def write_tree(
     options = {"dataset": dataset, "scale": scale, "seed": seed}
     check_folder(root, **options)
     todo = [file for file in files if not (root / file.path).exists()]
-    root.mkdir(parents=True, exist_ok=True)
-    needed, free = sum(file.n_bytes for file in todo), shutil.disk_usage(root).free
+    place = next(path for path in (root, *root.absolute().parents) if path.exists())
+    needed, free = sum(file.n_bytes for file in todo), shutil.disk_usage(place).free
     if needed > free:
         raise OSError(f"{root}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} are free.")
     if read_marker(root) is None:

@@ -76,7 +76,7 @@ def test_a_disk_that_is_too_small(tmp_path):
     huge = [PlannedFile("1", 10**18, lambda stream: None)]
     with pytest.raises(OSError, match="GB are needed"):
         write_tree(tmp_path / "tree", "x", 0.5, 0, huge)
-    assert not (tmp_path / "tree" / "SYNTHETIC.json").exists()
+    assert not (tmp_path / "tree").exists()
 
 
 def test_scale_is_read_up_to_three_levels_below(tmp_path):
