@@ -386,7 +386,7 @@ class _HDF5File(MatFile):
     def _load(self, name: str) -> np.ndarray:
         try:
             return self._file[name][()].T
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:
             raise self._error(name, f"is damaged: {error}") from error
 
 
