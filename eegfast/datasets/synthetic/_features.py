@@ -59,7 +59,7 @@ def smoothed(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def seed_features(signal: np.ndarray, sfreq: int) -> dict[str, np.ndarray]:
-    """SEED's twelve features of a trial, named and ordered as in its files, (rows, windows, 5)."""
+    """SEED's twelve features of a trial, by the names in its files: (rows, windows, 5)."""
     basic = band_features(signal, sfreq, window=1)
     de = basic["de"]
     mirror = mirror_map(SEED_CHANNELS)
@@ -73,11 +73,7 @@ def seed_features(signal: np.ndarray, sfreq: int) -> dict[str, np.ndarray]:
         "dcau": de[:, _CAUDAL[:, 0]] - de[:, _CAUDAL[:, 1]],
     }
     every = {**basic, **smoothed(derived)}
-    return {
-        f"{name}_{smoothing}": np.swapaxes(every[f"{name}_{smoothing}"], 0, 1)
-        for name in ("de", "psd", "dasm", "rasm", "asm", "dcau")
-        for smoothing in ("movingAve", "LDS")
-    }
+    return {name: np.swapaxes(values, 0, 1) for name, values in every.items()}
 
 
 def _moving_average(values: np.ndarray, length: int = 5) -> np.ndarray:
