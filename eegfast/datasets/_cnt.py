@@ -31,6 +31,8 @@ class CntFile:
     ----------
     n_times : int
         Samples in the file.
+    triggers : list of int
+        Samples at which there is a trigger, in order.
 
     Raises
     ------
@@ -49,10 +51,14 @@ class CntFile:
             ) from error
         self.path = Path(path)
         fault = _sizes.cnt_fault(self.path)
+        # From 2 GiB on the header does not tell the width of a sample; in SEED's files it is 4.
+        data_format = "int32" if self.path.stat().st_size >= 2**31 else "auto"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about annotations, dates, positions
-                self._raw = mne.io.read_raw_cnt(self.path, preload=False, verbose="ERROR")
+                self._raw = mne.io.read_raw_cnt(
+                    self.path, data_format=data_format, preload=False, verbose="ERROR"
+                )
         except Exception as error:
             raise ValueError(
                 f"{self.path}: could not be read as Neuroscan: {fault or error}."
@@ -71,6 +77,7 @@ class CntFile:
             )
         self._rows: list[int] = rows
         self.n_times: int = int(self._raw.n_times)
+        self.triggers: list[int] = [round(t * sfreq) for t in self._raw.annotations.onset]
 
     def read(self, start: int, stop: int, what: str) -> np.ndarray:
         """Read samples `start` up to `stop`, without the latter.
