@@ -37,7 +37,7 @@ def extract(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="FILE...",
+            metavar="FILE",
             help="Recordings: EDF, BDF, EEGLAB .set, FIF, BrainVision .vhdr, Neuroscan .cnt.",
             show_default=False,
         ),

@@ -30,7 +30,8 @@ from eegfast.features.store import FeatureStore, StoredFeatures
 
 __all__ = ["extract_dataset"]
 
-_CONNECT_SECONDS = 30
+_CONNECT_SECONDS, _WORKERS_SECONDS = 10, 60
+_IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # is for this one
 _SPAWN = "distributed.nanny.pre-spawn-environ"
 # Dask has malloc give memory back at once; a trial's 20 MB would be fresh pages each time.
 _MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
@@ -143,13 +144,14 @@ def _over_dask(jobs: list[tuple], workers: int, scheduler: str | None) -> Iterat
                     processes=True,
                     dashboard_address="127.0.0.1:0",
                     silence_logs="CRITICAL",
+                    preload=[_IGNORE_CTRL_C],
                 )
             )
             client = stack.enter_context(Client(scheduler))
         else:
             client = stack.enter_context(Client(scheduler, timeout=_CONNECT_SECONDS))
             try:
-                client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+                client.wait_for_workers(1, timeout=_WORKERS_SECONDS)
             except TimeoutError as error:
                 raise OSError(f"the Dask scheduler {scheduler} has no workers") from error
         futures = {client.submit(_store_file_elsewhere, *job, pure=False): job for job in jobs}
