@@ -80,14 +80,19 @@ def identity(
 ) -> dict:
     """All that the features of a file depend on, as JSON holds it; `key_of` hashes it.
 
-    What the data set's reader was told counts through its attributes: every text, number, truth
-    value or None among them.
+    What the data set's reader was told counts through its attributes: all that JSON can hold, lists
+    and dicts by their hash.
     """
-    told = {
-        name: value
-        for name, value in sorted(vars(dataset).items())
-        if isinstance(value, str | int | float | None) and name not in ("name", "kind", "root")
-    }
+    told = {}
+    for name, value in sorted(vars(dataset).items()):
+        if name in ("name", "kind", "root", "trials", "missing"):
+            continue
+        try:
+            text = json.dumps(value, sort_keys=True)
+        except (TypeError, ValueError):
+            continue
+        plain = isinstance(value, str | int | float | None)
+        told[name] = value if plain else hashlib.sha256(text.encode()).hexdigest()
     return {
         "class_names": [str(name) for name in dataset.class_names],
         "dataset": {"name": dataset.name, "kind": dataset.kind, "told": told},

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ __all__ = ["extract_dataset"]
 
 _CONNECT_SECONDS, _WORKERS_SECONDS = 10, 60
 _IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # is for this one
+_TURN = threading.Lock()
 _SPAWN = "distributed.nanny.pre-spawn-environ"
 # Dask has malloc give memory back at once; a trial's 20 MB would be fresh pages each time.
 _MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
@@ -135,8 +137,11 @@ def _over_dask(jobs: list[tuple], workers: int, scheduler: str | None) -> Iterat
         ) from error
     with ExitStack() as stack:
         if scheduler is None:
-            spawned_with = {**dask.config.get(_SPAWN, {}), **_MALLOC}
-            stack.enter_context(dask.config.set({_SPAWN: spawned_with}))
+            config = {
+                _SPAWN: {**dask.config.get(_SPAWN, {}), **_MALLOC},
+                "distributed.scheduler.worker-saturation": 1.0,  # no file waits where another kills
+            }
+            stack.enter_context(dask.config.set(config))
             scheduler = stack.enter_context(
                 LocalCluster(
                     n_workers=workers,
@@ -248,30 +253,33 @@ def _features(
     dataset: Dataset, indices: Sequence[int], options: ExtractOptions | None
 ) -> tuple[np.ndarray, list[int], dict]:
     """Windows of all trials of a file, where each trial begins, and what the values are."""
-    parts, offsets, notes, about = [], [0], [], None
-    for index, item in zip(indices, dataset.read(indices), strict=True):
-        trial = dataset.trials[index]
-        who = ("subject_id", "session_id", "trial_id", "label")
-        there, wanted = ([getattr(x, name) for name in who] for x in (item, trial))
-        if there != wanted:
-            raise ValueError(f"expected (subject, session, trial, label) {wanted}, read {there}")
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                values, facts, remarks = _one_trial(item, options)
-        except ValueError as error:
-            raise ValueError(f"trial {trial.trial_id}: {error}") from error
-        remarks = [*(str(w.message) for w in caught if _matters(w)), *remarks]
-        notes += [f"trial {trial.trial_id}: {remark}" for remark in dict.fromkeys(remarks)]
-        about = facts if about is None else about
-        for name, value in facts.items():
-            if value != about[name]:
+    parts, offsets, notes, about = [], [0], [], {}
+    # Warnings are caught for the process, so files of two threads of a worker take turns.
+    with _TURN, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for index, item in zip(indices, dataset.read(indices), strict=True):
+            trial = dataset.trials[index]
+            who = ("subject_id", "session_id", "trial_id", "label")
+            there, wanted = ([getattr(x, name) for name in who] for x in (item, trial))
+            if there != wanted:
                 raise ValueError(
-                    f"trial {trial.trial_id}: {name} differs from that of the trials before: "
-                    f"{value}, not {about[name]}"
+                    f"expected (subject, session, trial, label) {wanted}, read {there}"
                 )
-        parts.append(values)
-        offsets.append(offsets[-1] + len(values))
+            try:
+                values, facts, remarks = _one_trial(item, options)
+            except ValueError as error:
+                raise ValueError(f"trial {trial.trial_id}: {error}") from error
+            for name, value in facts.items():
+                if value != about.setdefault(name, value):
+                    raise ValueError(
+                        f"trial {trial.trial_id}: {name} differs from that of the trials before: "
+                        f"{value}, not {about[name]}"
+                    )
+            remarks = [*(str(w.message) for w in caught if _matters(w)), *remarks]
+            caught.clear()
+            notes += [f"trial {trial.trial_id}: {remark}" for remark in dict.fromkeys(remarks)]
+            parts.append(values)
+            offsets.append(offsets[-1] + len(values))
     return np.concatenate(parts), offsets[:-1], {**about, "notes": notes}
 
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import os
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,16 +127,7 @@ def test_a_data_set_whose_reader_is_not_there_is_not_offered(root, monkeypatch):
         open_dataset("absent", root)
 
 
-def test_two_processes_of_which_one_is_killed(root, tmp_path, undisturbed):
-    pytest.importorskip("distributed")
-    (root / "01_2.kill").touch()
-    outcomes = list(extract_dataset(Fake(root), tmp_path / "s", LDS, workers=2))
-    assert not (root / "01_2.kill").exists()
-    assert {o.status for o in outcomes} == {"done"} and len(outcomes) == 4
-    assert tree(tmp_path / "s") == undisturbed
-
-
-def test_scheduler(run, root, tmp_path, undisturbed):
+def test_scheduler(run, root, tmp_path, undisturbed, monkeypatch):
     distributed = pytest.importorskip("distributed")
     command = ("--dataset", "fake", "--root", root, "-o", tmp_path / "s", "--smooth", "lds")
     with distributed.LocalCluster(
@@ -154,7 +143,22 @@ def test_scheduler(run, root, tmp_path, undisturbed):
         np.save(root / "01_1.npy", np.zeros((3, 2, 2000)))
         result = run(*command, "--scheduler", cluster.scheduler_address)
         assert result.exit_code == 1 and "3 skipped, 1 failed" in result.output
+        monkeypatch.setattr("eegfast.features.dataset.store_file", lambda *_: 1 / 0)
+        result = run(*command, "--scheduler", cluster.scheduler_address)
+        assert result.exit_code == 1 and "4 failed" in result.output
+        assert "ZeroDivisionError: division by zero" in result.output
     assert tree(tmp_path / "s") == undisturbed
+
+
+def test_scheduler_without_workers(root, tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("eegfast.features.dataset._WORKERS_SECONDS", 0.2)
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(OSError, match=f"the Dask scheduler {address} has no workers"):
+            list(extract_dataset(Fake(root), tmp_path / "s", LDS, scheduler=address))
 
 
 KILLED = """
@@ -177,12 +181,12 @@ def start(store, options=options):
 begin = time.perf_counter()
 assert os.waitpid(start(out / "undisturbed"), 0)[1] == 0
 seconds = time.perf_counter() - begin
-for k in range(1, 11):
+for k in range(1, 9):
     store = out / "again"
-    if k == 6:  # from here on there is something to replace
+    if k == 5:  # from here on there is something to replace
         assert os.waitpid(start(store, ExtractOptions()), 0)[1] == 0
     child = start(store)
-    time.sleep(seconds * (k % 6) / 6)
+    time.sleep(seconds * (k % 5) / 5)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     if (store / "zarr.json").exists():
@@ -207,13 +211,13 @@ def test_killed_at_any_time_it_goes_on_to_the_same_store(root, tmp_path, undistu
 COMMAND = "import fake_dataset, eegfast.cli; fake_dataset.register(); eegfast.cli.main()"
 
 
-def test_the_command_is_killed_with_its_processes_at_work(run, root, tmp_path, undisturbed):
+def test_the_command_is_killed_and_then_one_of_its_processes(run, root, tmp_path, undisturbed):
     pytest.importorskip("distributed")
-    (root / "02_1.slow").write_text("1")
+    (root / "02_1.slow").touch()
     command = ["--dataset", "fake", "--root", str(root), "-o", str(tmp_path / "s")]
-    command += ["--smooth", "lds"]
+    command += ["--smooth", "lds", "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "extract", *command, "--workers", "2"],
+        [sys.executable, "-c", COMMAND, "extract", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -221,12 +225,13 @@ def test_the_command_is_killed_with_its_processes_at_work(run, root, tmp_path, u
     while not (tmp_path / "s/.lock-sub-02_ses-1").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     (root / "02_1.slow").unlink()
-    result = run(*command, "--workers", 1)
+    FeatureStore(tmp_path / "s").verify()
+    (root / "02_2.kill").touch()
+    result = run(*command, "--overwrite")
     assert result.exit_code == 0, result.output
-    while Path(tmp_path / "s/.lock-sub-02_ses-1").exists():  # of a process that is not dead yet
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert not (root / "02_2.kill").exists()
+    assert "0 failed" in result.output and "sub-02_ses-2" in result.output
     assert tree(tmp_path / "s") == undisturbed

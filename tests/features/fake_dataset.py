@@ -24,8 +24,7 @@ def write_files(root, subjects=2, sessions=2, trials=3):
 
 
 class Fake(Dataset):
-    """Trials of `{subject}_{session}.npy`. `behave` is "subject_session=what" and so on: what
-    happens when that file is read the first time (or each time, with "always")."""
+    """Trials of `{subject}_{session}.npy`."""
 
     name = "fake"
     class_names = ("low", "high")
@@ -65,15 +64,13 @@ class Fake(Dataset):
 
 
 def misbehave(path):
-    """What `{path}.{what}` says, once for each such file: kill the process, or sleep."""
-    for what in ("kill", "slow"):
-        order = path.with_suffix(f".{what}")
-        if order.exists():
-            if what == "slow":
-                time.sleep(float(order.read_text() or 0.3))
-            else:
-                order.unlink()
-                os.kill(os.getpid(), signal.SIGKILL)
+    """Do what files beside it say: `.kill` kills the process, once; `.slow` waits."""
+    if path.with_suffix(".slow").exists():
+        time.sleep(1)
+    order = path.with_suffix(".kill")
+    if order.exists():
+        order.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def register():

@@ -3,8 +3,10 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import zarr
 from fake_dataset import Fake, write_files
 
 from eegfast.datasets import Trial
+from eegfast.datasets.registry import DATASETS
 from eegfast.features import _store_layout
 from eegfast.features._store_layout import chunk_windows, group_names, prepare_store, writing
 from eegfast.features.dataset import extract_dataset
@@ -166,6 +169,11 @@ def test_a_changed_file_is_computed_again_even_if_size_and_time_are_the_same(dat
 
 def test_what_the_data_set_was_told_labels_and_version_count(data, store, monkeypatch):
     assert set(statuses(Fake(data.root, gain=2.0), store.path).values()) == {"done"}
+    told = Fake(data.root, gain=2.0)
+    told.electrodes = ["A", "B", "C"]
+    assert set(statuses(told, store.path).values()) == {"done"}
+    told.missing = ["much"]
+    assert set(statuses(told, store.path).values()) == {"skipped"}
     relabelled = Fake(data.root, gain=2.0)
     relabelled.trials[0] = replace(relabelled.trials[0], label=1)
     read = Fake._read_file
@@ -192,6 +200,13 @@ def test_supplied_features_are_stored_as_they_are(data, tmp_path):
     assert list(group.bands) == list("abcde")
     with pytest.raises(ValueError, match="supplied features are stored as they are"):
         statuses(supplied, tmp_path / "store", LDS)
+
+
+def test_windows_without_any_value_are_there(data, tmp_path):
+    for path in data.root.glob("*.npy"):
+        np.save(path, np.full((3, 3, 2000), np.nan))
+    statuses(Fake(data.root, kind="features"), tmp_path / "store", None)
+    assert np.isnan(FeatureStore(tmp_path / "store").load().features).all()
 
 
 def test_a_file_that_fails_does_not_stop_the_others(data, tmp_path):
@@ -254,6 +269,20 @@ def test_notes_are_kept(data, tmp_path):
     assert not np.isfinite(FeatureStore(tmp_path / "s")["sub-01_ses-1"].read(1)).all()
 
 
+def test_what_the_reader_warns_of_is_kept(data, tmp_path, monkeypatch):
+    read = Fake._read_file
+
+    def warning(self, path, trials):
+        for recording in read(self, path, trials):
+            if recording.trial_id == 2:
+                warnings.warn("odd", RuntimeWarning, stacklevel=1)
+            yield recording
+
+    monkeypatch.setattr(Fake, "_read_file", warning)
+    outcomes = list(extract_dataset(data, tmp_path / "s", LDS, workers=1))
+    assert {o.notes for o in outcomes} == {("trial 2: odd",)}
+
+
 def test_another_data_set_or_folder_is_refused(data, store, tmp_path):
     other = Fake(data.root)
     other.name = "other"
@@ -307,6 +336,10 @@ def attributes(path, **changes):
     edit(path, attributes={**json.loads(path.read_text())["attributes"], **changes})
 
 
+def pad(path, size):
+    path.write_text(path.read_text() + " " * size)
+
+
 def first(path):
     return path / "sub-01_ses-1"
 
@@ -316,7 +349,7 @@ HARM = {
     "no array": lambda g: (g / "features/zarr.json").unlink(),
     "bad JSON": lambda g: (g / "zarr.json").write_text("{"),
     "deep JSON": lambda g: (g / "zarr.json").write_text("[" * 100_000),
-    "huge JSON": lambda g: os.truncate(g / "zarr.json", 2**40),
+    "huge JSON": lambda g: pad(g / "zarr.json", 2**24),
     "device": lambda g: [(g / "zarr.json").unlink(), (g / "zarr.json").symlink_to("/dev/zero")],
     "list": lambda g: (g / "zarr.json").write_text("[]"),
     "no attribute": lambda g: edit(g / "zarr.json", attributes={}),
@@ -513,3 +546,16 @@ def test_a_writer_waits_for_the_one_before(store):
 
 def test_jobs_can_be_sent_to_other_processes(data):
     assert pickle.loads(pickle.dumps(data)).trials == data.trials
+
+
+def test_the_pages_code_runs(data, tmp_path, monkeypatch, capsys):
+    page = Path(__file__).parents[2] / "docs/store.md"
+    reading, writing_ = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(DATASETS, "seed", "fake_dataset:Fake")
+    data.root.rename("SEED_EEG")
+    serial = writing_.replace("workers=2", "workers=1")
+    exec(compile(serial, page, "exec"), {"__name__": "__main__"})
+    assert "02_2.npy done" in capsys.readouterr().out
+    exec(compile(reading, page, "exec"), {})
+    assert capsys.readouterr().out.startswith("recipe     bcmi")
