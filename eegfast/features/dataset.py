@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import threading
 import time
 import warnings
@@ -105,10 +105,9 @@ def extract_dataset(
     prepare_store(store)
     _refuse_another(FeatureStore(store), dataset)
     plan = group_names(dataset)
-    if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), len(plan))
     jobs = [(dataset, path, store, name, options, overwrite) for path, name in plan.items()]
-    if scheduler is None and workers <= 1:
+    alone = len(jobs) <= 1 or (workers is not None and workers <= 1)
+    if scheduler is None and alone:
         yield from (store_file(*job) for job in jobs)
     else:
         yield from _over_dask(jobs, workers, scheduler)
@@ -127,10 +126,11 @@ def _refuse_another(store: FeatureStore, dataset: Dataset) -> None:
             )
 
 
-def _over_dask(jobs: list[tuple], workers: int, scheduler: str | None) -> Iterator[Outcome]:
+def _over_dask(jobs: list[tuple], workers: int | None, scheduler: str | None) -> Iterator[Outcome]:
     try:
         import dask
         from dask.distributed import Client, LocalCluster, as_completed
+        from dask.system import CPU_COUNT
     except ImportError as error:
         raise ImportError(
             "Work in several processes needs Dask: pip install 'eegfast[store]'."
@@ -144,7 +144,7 @@ def _over_dask(jobs: list[tuple], workers: int, scheduler: str | None) -> Iterat
             stack.enter_context(dask.config.set(config))
             scheduler = stack.enter_context(
                 LocalCluster(
-                    n_workers=workers,
+                    n_workers=min(workers or CPU_COUNT, len(jobs)),
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address="127.0.0.1:0",
@@ -254,6 +254,7 @@ def _features(
 ) -> tuple[np.ndarray, list[int], dict]:
     """Windows of all trials of a file, where each trial begins, and what the values are."""
     parts, offsets, notes, about = [], [0], [], {}
+    prefix = rf"^\S*{re.escape(dataset.trials[indices[0]].path.name)}: "
     # Warnings are caught for the process, so files of two threads of a worker take turns.
     with _TURN, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -275,7 +276,8 @@ def _features(
                         f"trial {trial.trial_id}: {name} differs from that of the trials before: "
                         f"{value}, not {about[name]}"
                     )
-            remarks = [*(str(w.message) for w in caught if _matters(w)), *remarks]
+            warned = [str(w.message) for w in caught if _matters(w)]
+            remarks = [*(re.sub(prefix, "", remark) for remark in warned), *remarks]
             caught.clear()
             notes += [f"trial {trial.trial_id}: {remark}" for remark in dict.fromkeys(remarks)]
             parts.append(values)

@@ -275,7 +275,7 @@ def test_what_the_reader_warns_of_is_kept(data, tmp_path, monkeypatch):
     def warning(self, path, trials):
         for recording in read(self, path, trials):
             if recording.trial_id == 2:
-                warnings.warn("odd", RuntimeWarning, stacklevel=1)
+                warnings.warn(f"{path}: odd", RuntimeWarning, stacklevel=1)
             yield recording
 
     monkeypatch.setattr(Fake, "_read_file", warning)
