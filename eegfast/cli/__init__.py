@@ -17,6 +17,7 @@ from eegfast._version import __version__
 from eegfast.cli.demo import demo
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
+from eegfast.cli.report import REPORT_EXAMPLES, report
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
 from eegfast.cli.synth import synth
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
+app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
 
 
