@@ -76,7 +76,7 @@ def gather(
 
 
 def role_of(run: Run) -> str:
-    """``"paper"`` or ``"honest"`` if the recipe gives that role to the run's protocol, else empty."""
+    """``"paper"`` or ``"honest"``, which the recipe calls the run's protocol, or nothing."""
     protocols = run.recipe.as_dict().get("protocols") or {}
     options = run.protocol.get("options") or {}
     for role in ("paper", "honest"):

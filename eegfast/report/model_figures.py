@@ -172,10 +172,13 @@ def scale_maps(maps: Mapping[str, Any]) -> Figure:
     Returns
     -------
     Drawing
-        One panel per class, the longest kernel on top, one colour scale for all.
+        One panel per class, the longest kernel on top; each kernel relative to its mean.
     """
     examples = {name: np.asarray(array, float) for name, array in maps["examples"].items()}
-    limits = span(np.stack([array for array in examples.values()]))
+    # Shorter kernels pass less; on a common scale their rows would be dark.
+    mean = np.mean([array.mean(1, keepdims=True) for array in examples.values()], 0)
+    examples = {name: array / np.maximum(mean, 1e-12) for name, array in examples.items()}
+    limits = 0.0, max(span(array)[1] for array in examples.values())
     levels = len(maps["lengths"])
     figure = Figure(figsize=(8.6, (0.5 + 0.21 * levels) * len(examples) + 0.6))
     figure.set_layout_engine("constrained")
@@ -197,7 +200,7 @@ def scale_maps(maps: Mapping[str, Any]) -> Figure:
     axes[-1].set_xlabel("time (s)")
     figure.supylabel("length of the kernel (ms)", fontsize=9)
     colour_bar(
-        figure, image, axes, "activation, mean of electrodes", upright=True, aspect=30, pad=0.015
+        figure, image, axes, "activation over the kernel's mean", upright=True, aspect=30, pad=0.015
     )
     return figure
 
@@ -226,7 +229,10 @@ def attention_maps(stages: Sequence[Mapping[str, Any]]) -> Figure:
     )
     for row, stage in enumerate(stages):
         spatial = np.asarray(stage["spatial"], float)
-        limits = span(spatial)
+        neutral = stage["neutral"]
+        # Small differences of weights are not to look great.
+        half = max(np.abs(spatial - neutral).max(), 0.1 * neutral)
+        limits = neutral - half, neutral + half
         heads = []
         for k, name in enumerate(stage["class_names"]):
             axis = figure.add_subplot(grid[row, k])

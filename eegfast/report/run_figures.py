@@ -52,7 +52,7 @@ def learning_curves(
     Drawing
         Two panels. Epochs of later stages follow those of earlier ones.
     """
-    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     panels = figure.subplots(1, 2)
     stages = list(
         dict.fromkeys(str(s) for history in histories for s in history.get("stage", [""]))
@@ -97,7 +97,8 @@ def learning_curves(
     if chance is not None:
         panels[1].axhline(chance, color=INK, lw=1, ls="--", label="chance")
     panels[1].set_ylim(0, 1.03)
-    panels[1].legend(loc="lower right", fontsize=8)
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 

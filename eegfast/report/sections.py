@@ -40,14 +40,24 @@ def sections(runs: Sequence[Run], unit: str) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``title``, ``intro``, ``figures`` (``name``, ``title``, ``drawing``, ``src``, ``width`` in pixels,
-        ``alt``, ``caption``), ``missing`` (what is not shown, and why); those with neither are left out.
+        ``title``, ``intro``, ``figures`` (``name``, ``title``, ``drawing``, ``src``, ``width`` in
+        pixels, ``alt``, ``caption``), ``missing`` (what is not shown, and why); those with neither
+        are left out.
     """
     made = [
-        {"title": "Subjects", "figures": [_subjects(run, unit) for run in runs]},
+        {
+            "title": "Subjects",
+            "intro": f"Share of each subject's {unit}s answered right. The lines are 95 % "
+            "intervals (Wilson) as if each trial were one independent answer; windows of a trial "
+            "are not.",
+            "figures": [_subjects(run, unit) for run in runs],
+        },
         {"title": "Classes", "figures": [*_per_class(runs, unit), *_confusion(runs, unit)]},
         {
             "title": "Learning curves",
+            "intro": "Thin lines: each fit; thick: their mean while at least half are trained; "
+            "band: the middle 80 %. Dotted: another stage of training begins. Training figures are "
+            "taken while the weights change.",
             "figures": [_curves(run) for run in runs if any(run["histories"])],
         },
         {
@@ -85,31 +95,33 @@ def _subjects(run: Run, unit: str) -> dict[str, Any]:
         run_figures.subject_bars({"subjects": rows}, _chance(run)),
         f"Accuracy of {len(rows)} subjects of {run['label']}: from {values[0]:.0%} to "
         f"{values[-1]:.0%}, median {values[len(values) // 2]:.0%}",
-        f"Share of each subject's {unit}s answered right. The lines are 95 % intervals as if each "
-        "trial were one independent answer; windows of a trial are not.",
+        f"{len(rows)} {'subject' if len(rows) == 1 else 'subjects'}.",
         run["label"],
     )
 
 
 def _confusion(runs: Sequence[Run], unit: str) -> list[dict[str, Any]]:
-    entries = [
-        {
-            "label": run["label"],
-            "class_names": run["results"]["class_names"],
-            "confusion": run["results"]["units"][unit]["overall"]["confusion"],
-        }
-        for run in runs
-    ]
-    return [
-        _figure(
-            "confusion",
-            run_figures.confusion_matrices(entries),
-            "Confusion matrices: " + "; ".join(map(_confusion_words, entries)),
-            f"{unit.capitalize()}s of all splits, truth along the rows. Percentages, and colours, "
-            "are of the true class.",
-            "Confusion",
+    figures = []
+    for names, group in _by_classes(runs).items():
+        entries = [
+            {
+                "label": run["label"],
+                "class_names": names,
+                "confusion": run["results"]["units"][unit]["overall"]["confusion"],
+            }
+            for run in group
+        ]
+        figures.append(
+            _figure(
+                f"confusion {' '.join(names)}",
+                run_figures.confusion_matrices(entries),
+                "Confusion matrices: " + "; ".join(map(_confusion_words, entries)),
+                f"{unit.capitalize()}s of all splits, truth along the rows. Percentages, and "
+                "colours, are of the true class.",
+                "Confusion",
+            )
         )
-    ]
+    return figures
 
 
 def _confusion_words(entry: Mapping[str, Any]) -> str:
@@ -120,29 +132,40 @@ def _confusion_words(entry: Mapping[str, Any]) -> str:
     return f"{entry['label']}: {', '.join(shares)}"
 
 
-def _per_class(runs: Sequence[Run], unit: str) -> list[dict[str, Any]]:
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+def _by_classes(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
+    """Runs that tell the same classes apart."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        names = tuple(run["results"]["class_names"])
-        classes = run["results"]["units"][unit]["overall"]["classes"]
-        scores = {
-            metric: [math.nan if classes[n][metric] is None else classes[n][metric] for n in names]
-            for metric in ("recall", "precision", "f1")
-        }
-        entry = {"label": run["label"], "class_names": names, "per_class": scores}
-        groups.setdefault(names, []).append(entry)
-    return [
-        _figure(
-            f"classes {' '.join(names)}",
-            run_figures.per_class(entries),
-            f"Recall, precision and F1 of the classes {', '.join(names)} for "
-            + ", ".join(entry["label"] for entry in entries),
-            "Recall: share of a class's answers that are right. Precision: share of the answers "
-            "with this class that are. F1: their harmonic mean.",
-            "Scores per class",
+        groups.setdefault(tuple(run["results"]["class_names"]), []).append(run)
+    return groups
+
+
+def _per_class(runs: Sequence[Run], unit: str) -> list[dict[str, Any]]:
+    figures = []
+    for names, group in _by_classes(runs).items():
+        entries = []
+        for run in group:
+            classes = run["results"]["units"][unit]["overall"]["classes"]
+            scores = {
+                metric: [
+                    math.nan if classes[name][metric] is None else classes[name][metric]
+                    for name in names
+                ]
+                for metric in ("recall", "precision", "f1")
+            }
+            entries.append({"label": run["label"], "class_names": names, "per_class": scores})
+        figures.append(
+            _figure(
+                f"classes {' '.join(names)}",
+                run_figures.per_class(entries),
+                f"Recall, precision and F1 of the classes {', '.join(names)} for "
+                + ", ".join(entry["label"] for entry in entries),
+                "Recall: share of a class that is answered right. Precision: share of the answers "
+                "with this class that are right. F1: their harmonic mean.",
+                "Scores per class",
+            )
         )
-        for names, entries in groups.items()
-    ]
+    return figures
 
 
 def _curves(run: Run) -> dict[str, Any]:
@@ -153,14 +176,7 @@ def _curves(run: Run) -> dict[str, Any]:
         run_figures.learning_curves(histories, _chance(run)),
         f"Loss and accuracy over epochs of {len(histories)} fits of {run['label']}; training "
         f"accuracy ends at {sum(last) / len(last):.0%} on average",
-        f"{len(histories)} {'fit' if len(histories) == 1 else 'fits'}: thin lines each, thick "
-        "their mean while at least half are trained, band the middle 80 %. Training figures are "
-        "taken while the weights change."
-        + (
-            " Dotted: a new stage of training begins."
-            if len(dict.fromkeys(histories[0].get("stage", []))) > 1
-            else ""
-        ),
+        f"{len(histories)} {'fit' if len(histories) == 1 else 'fits'}.",
         run["label"],
     )
 
@@ -217,7 +233,8 @@ def _explained(run: Run) -> list[dict[str, Any]]:
             "output of the scaling layer",
             f"Activation over time for kernels of {len(maps['lengths'])} lengths",
             f"Fit {found['fit']}. Of each class the test sample that the network is surest of. "
-            "Rows are kernels, longest first, as a spectrogram's rows are bands.",
+            "Means over electrodes, of each kernel relative to its mean over time. Rows are "
+            "kernels, longest first, as a spectrogram's rows are bands.",
         )
     if stages := found.get("attention"):
         add(
