@@ -98,7 +98,7 @@ def test_lightning_trains_from_it():
     import lightning.pytorch as pl
 
     from eegfast.training import ClassificationModule
-    from eegfast.training.fit import _quiet
+    from eegfast.training.trainer import quiet
 
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
@@ -107,7 +107,7 @@ def test_lightning_trains_from_it():
     loader = ResidentLoader(
         features, labels, 16, shuffle=True, generator=torch.Generator().manual_seed(0)
     )
-    with _quiet():
+    with quiet():
         trainer = pl.Trainer(
             max_epochs=8,
             accelerator="cpu",
