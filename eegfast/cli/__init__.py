@@ -17,6 +17,8 @@ from eegfast._version import __version__
 from eegfast.cli.demo import demo
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
+from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
+from eegfast.cli.synth import synth
 
 __all__ = ["app", "main"]
 
@@ -32,6 +34,7 @@ app = typer.Typer(
 app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
+app.command(epilog=SYNTH_EXAMPLES)(synth)
 
 
 def _print_version(wanted: bool) -> None:
