@@ -139,6 +139,9 @@ def _explained(
     predictions = fit.predictions()
     picked = explain.pick_per_class(predictions["label"], PER_CLASS)
     index, labels = predictions["sample"][picked], predictions["label"][picked]
+    known = prepared.samples.label
+    if index.max() >= len(known) or (known[index] != labels).any():
+        raise ValueError(f"{run.path}: the data given are not those of this run")
     inputs = tuple(tensor[index] for tensor in prepared.inputs)
     bands = _bands(run)
     maps = explain.topographies(
@@ -177,6 +180,7 @@ def _provenance(run: Run) -> dict[str, str]:
         "Protocol": {"name": protocol["name"], **(protocol.get("options") or {})},
         "Protocol's source": protocol.get("citation"),
         "Data": facts["data"],
+        "SHA-256 of the samples": facts.get("content"),
         "Training": f"{len(run.fits)} fits in {_duration(seconds)}",
         "Software": facts.get("software"),
         "Machine": facts.get("machine"),

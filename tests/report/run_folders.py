@@ -132,9 +132,9 @@ def write_run(
                 "dataset": recipe["data"]["dataset"],
                 "kind": "synthetic",
                 "n_files": 45,
-                "content": "5f1c0a9e" * 8,
                 "synthetic": True,
             },
+            "content": "5f1c0a9e" * 8,
             "class_names": list(class_names),
             "ch_names": list(ch_names),
             "sfreq": sfreq,
@@ -148,7 +148,8 @@ def write_run(
     torch.manual_seed(seed)
     inputs = network.example_inputs(len(subjects) * trials * windows)
     every = np.repeat(np.arange(len(subjects)), trials * windows)
-    samples = SimpleNamespace(subject_id=np.array(subjects)[every])
+    label = np.tile(np.repeat(np.arange(trials), windows) % n_outputs, len(subjects))
+    samples = SimpleNamespace(subject_id=np.array(subjects)[every], label=label)
     return SimpleNamespace(inputs=inputs, samples=samples)
 
 
@@ -162,19 +163,3 @@ def _history(rng, stages, skill):
             row |= {"train_accuracy": accuracy, "val_loss": 1.3 - held, "val_accuracy": held}
             rows.append(row | {"lr": 1e-3, "seconds": 1.5})
     return rows
-
-
-try:
-    import eegfast.training.recipe  # noqa: F401
-except ImportError:
-    import sys
-    import types
-
-    stand_in = types.ModuleType("eegfast.training.recipe")
-
-    def load_recipe(path):
-        values = yaml.safe_load(open(path))
-        return SimpleNamespace(as_dict=lambda: values)
-
-    stand_in.load_recipe = load_recipe
-    sys.modules["eegfast.training.recipe"] = stand_in
