@@ -15,6 +15,7 @@ except ImportError as error:
 
 from eegfast._version import __version__
 from eegfast.cli.demo import demo
+from eegfast.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

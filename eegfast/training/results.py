@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From answers to results: scores at two units, overall, by split, session and subject.
 
-A *sample* is what the network takes, a window or a sequence of windows; a *trial* is answered by the
-mean probability of its samples. Samples of a trial are not independent, so the trial is the unit to
-compare by, and intervals draw subjects.
+A *sample* is what the network takes, a window or a sequence of windows; a *trial* is answered by
+the mean probability of its samples. Samples of a trial are not independent, so the trial is the
+unit to compare by, and intervals draw subjects.
 """
 
 from __future__ import annotations
@@ -15,30 +15,12 @@ from typing import Any
 import numpy as np
 
 from eegfast.protocols import Samples
-from eegfast.training.answers import UNITS, Answers
+from eegfast.training.answers import UNITS, Answers, AnswerTable
 from eegfast.training.nulls import swap_nulls
 from eegfast.training.runs import Run
-from eegfast.training.scores import CLASS_METRICS, METRICS, count_answers, intervals, scores
+from eegfast.training.scores import CLASS_METRICS, METRICS, intervals, scores
 
 FORMAT, VERSION = "eegfast-results", 1
-
-
-class _Table:
-    """All answers at one unit, in the order of the splits."""
-
-    def __init__(self, answers: Sequence[Answers], unit: str):
-        parts = [part.trials() if unit == "trial" else part for part in answers]
-        self.n_outputs = parts[0].proba.shape[1]
-        self.split = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        self.label = np.concatenate([part.samples.label for part in parts])
-        self.answer = np.concatenate([part.answer for part in parts])
-        self.session = np.concatenate([part.samples.groups("session") for part in parts])
-        self.subjects, self.subject = np.unique(
-            np.concatenate([part.samples.subject_id for part in parts]), return_inverse=True
-        )
-
-    def counts(self, groups: np.ndarray | None = None) -> np.ndarray:
-        return count_answers(self.label, self.answer, self.n_outputs, groups)
 
 
 def _scored(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -165,13 +147,12 @@ def score(
     class_names = _checked(answers, class_names)
     result = {}
     for unit in UNITS:
-        table = _Table(answers, unit)
-        sessions, session = np.unique(table.session, return_inverse=True)
+        table = AnswerTable(answers, unit)
         by_subject = table.counts(table.subject)
         drawn = intervals(by_subject, level, method=method, n_draws=n_draws, seed=seed)
         parts = {
             "splits": ([part.split for part in answers], table.counts(table.split)),
-            "sessions": (sessions, table.counts(session)),
+            "sessions": (table.sessions, table.counts(table.session)),
             "subjects": (table.subjects, by_subject),
         }
         scored = {
@@ -275,9 +256,7 @@ def summarise(
         except ValueError as error:
             raise ValueError(f"{fit.path / 'predictions.npz'}: {error}") from None
     if not answers:
-        raise ValueError(
-            f"{run.path}: no fit of this run is finished, so there is nothing to score"
-        )
+        raise ValueError(f"{run.path}: no fit is finished, so there is nothing to score")
     options = {"level": level, "method": method, "n_draws": n_draws, "seed": seed}
     units = score(answers, class_names=run.class_names, n_permutations=n_permutations, **options)
     recipe, protocol = run.recipe.as_dict(), run.protocol

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from eegfast.training.results import Results, _Table
+from eegfast.training.answers import AnswerTable
+from eegfast.training.results import Results
 from eegfast.training.runs import write_file
 from eegfast.training.scores import CLASS_METRICS, METRICS, intervals, scores
 
@@ -252,7 +253,7 @@ def compare(
     if found["unpaired"] is None:
         ours, theirs = (
             table.counts(table.subject)
-            for table in (_Table(results.answers, unit) for results in (second, first))
+            for table in (AnswerTable(results.answers, unit) for results in (second, first))
         )
         drawn = intervals(ours, level, method=method, n_draws=n_draws, seed=seed, minus=theirs)
         after, before = scores(ours.sum(0)), scores(theirs.sum(0))
