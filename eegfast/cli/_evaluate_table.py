@@ -14,7 +14,6 @@ _SCORES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced",
     "macro_f1": "macro F1",
-    "weighted_f1": "weighted F1",
     "kappa": "kappa",
 }
 
@@ -24,7 +23,9 @@ def _number(value: float) -> str:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    return _number(value) if math.isnan(low) else f"{value:.3f} [dim]{low:.3f}–{high:.3f}[/]"
+    if math.isnan(low):
+        return _number(value)
+    return f"{value:.3f}\n[dim]{low:.2f}–{high:.2f}[/]"
 
 
 def _name(results: Any) -> str:
@@ -45,10 +46,8 @@ def overview(results: Sequence[Any]) -> Iterator[Table | str]:
     rich.table.Table or str
         To be printed in turn.
     """
-    level = results[0].about["level"]
-    yield _summary(results, level)
-    yield _classes(results)
-    yield _subjects(results)
+    tables = (_summary, _spread, _nulls, _classes, _subjects)
+    yield from filter(None, (table(results) for table in tables))
     for result in results:
         about, units = result.about, result.units
         name = escape(about["run"])
@@ -70,54 +69,71 @@ def overview(results: Sequence[Any]) -> Iterator[Table | str]:
             yield f"{name}: no intervals, as they draw subjects and there is one."
 
 
-def _summary(results: Sequence[Any], level: float) -> Table:
-    nulls = any("null" in result.units["trial"] for result in results)
-    table = Table(
-        title=f"Scores, {level:.0%} intervals drawing subjects",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("")
+def _table(title: str, *texts: str, numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in texts:
+        table.add_column(column, overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _units(results: Sequence[Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name of the run, what is counted and the scores, for each line of a table."""
     for result in results:
         for unit in ("trial", "sample"):
-            n = result.units[unit]["overall"]["n"]
-            table.add_column(f"{_name(result)}\n[not bold]{n} {unit}s[/]", justify="right")
-    columns = [result.units[unit] for result in results for unit in ("trial", "sample")]
-    for metric, label in _SCORES.items():
-        table.add_row(
-            label,
-            *(
-                _interval(found["overall"][metric], *found["intervals"][metric])
-                for found in columns
-            ),
+            found = result.units[unit]
+            name = _name(result) if unit == "trial" else ""
+            yield name, f"{found['overall']['n']} {unit}s", found
+
+
+def _summary(results: Sequence[Any]) -> Table:
+    level = results[0].about["level"]
+    title = f"Scores, {level:.0%} intervals drawing subjects"
+    table = _table(title, "run", "of", numbers=list(_SCORES.values()))
+    for name, counted, found in _units(results):
+        cells = (
+            _interval(found["overall"][metric], *found["intervals"][metric]) for metric in _SCORES
         )
-    for groups in ("splits", "sessions", "subjects"):
-        spreads = [found[f"over_{groups}"]["accuracy"] for found in columns]
-        if all(spread["n"] < 2 for spread in spreads):
-            continue
-        table.add_row(
-            f"accuracy over {groups}",
-            *(f"{s['mean']:.3f} ± {s['std']:.3f} [dim]of {s['n']}[/]" for s in spreads),
-        )
-    if nulls:
-        found_nulls = [found.get("null", {}).get("accuracy") for found in columns]
-        table.add_row(
-            "accuracy, labels permuted",
-            *("–" if null is None else f"{null['mean']:.3f}" for null in found_nulls),
-        )
-        table.add_row(
-            "p", *("–" if null is None else f"{null['p_value']:.2g}" for null in found_nulls)
-        )
+        table.add_row(name, counted, *cells)
+    return table
+
+
+def _spread(results: Sequence[Any]) -> Table | None:
+    units = list(_units(results))
+    kinds = [
+        kind
+        for kind in ("splits", "sessions", "subjects")
+        if any(found[f"over_{kind}"]["accuracy"]["n"] > 1 for _, _, found in units)
+    ]
+    if not kinds:
+        return None
+    title = "\nAccuracy, mean ± standard deviation (of the population)"
+    table = _table(title, "run", "of", numbers=[f"over {kind}" for kind in kinds])
+    for name, counted, found in units:
+        spreads = [found[f"over_{kind}"]["accuracy"] for kind in kinds]
+        cells = (f"{_number(s['mean'])} ±{_number(s['std'])} [dim]({s['n']})[/]" for s in spreads)
+        table.add_row(name, counted, *cells)
+    return table
+
+
+def _nulls(results: Sequence[Any]) -> Table | None:
+    units = [row for row in _units(results) if "null" in row[2]]
+    if not units:
+        return None
+    n = units[0][2]["null"]["accuracy"]["n_permutations"]
+    title = f"\nAccuracy with labels permuted between a session's trials, {n} times"
+    table = _table(title, "run", "of", numbers=["found", "null: mean", "95 % below", "p"])
+    for name, counted, found in units:
+        null, accuracy = found["null"]["accuracy"], found["overall"]["accuracy"]
+        numbers = (_number(value) for value in (accuracy, null["mean"], null["p95"]))
+        table.add_row(name, counted, *numbers, f"{null['p_value']:.2g}")
     return table
 
 
 def _classes(results: Sequence[Any]) -> Table:
-    table = Table(title="\nClasses, by trial", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("run", "class"):
-        table.add_column(column, overflow="fold")
-    for column in ("trials", "precision", "recall", "F1"):
-        table.add_column(column, justify="right")
+    numbers = ["trials", "precision", "recall", "F1"]
+    table = _table("\nClasses, by trial", "run", "class", numbers=numbers)
     for result in results:
         for label, found in result.units["trial"]["overall"]["classes"].items():
             numbers = (_number(found[metric]) for metric in ("precision", "recall", "f1"))
@@ -126,15 +142,8 @@ def _classes(results: Sequence[Any]) -> Table:
 
 
 def _subjects(results: Sequence[Any]) -> Table:
-    table = Table(
-        title="\nSubjects, accuracy by trial (by sample)",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("subject", overflow="fold")
-    for result in results:
-        table.add_column(_name(result), justify="right")
+    title = "\nSubjects, accuracy by trial (by sample)"
+    table = _table(title, "subject", numbers=[_name(result) for result in results])
     names = {name: None for result in results for name in result.units["trial"]["subjects"]}
     for name in names:
         cells = []
@@ -165,20 +174,12 @@ def comparison(pairs: Sequence[dict[str, Any]], level: float) -> Iterator[Table 
         To be printed in turn.
     """
     first = escape(pairs[0]["first"])
-    table = Table(
-        title=f"\nTrials, run minus {first}, the same subjects drawn from both ({level:.0%})",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("")
-    for pair in pairs:
-        if pair["unpaired"] is None:
-            table.add_column(escape(pair["second"]), justify="right")
+    paired = [pair for pair in pairs if pair["unpaired"] is None]
+    title = f"\nTrials, run minus {first}, the same subjects drawn from both ({level:.0%})"
+    table = _table(title, "", numbers=[escape(pair["second"]) for pair in paired])
     for metric, label in _SCORES.items():
-        found = [pair["differences"][metric] for pair in pairs if pair["differences"]]
-        table.add_row(label, *(_difference(**difference) for difference in found))
-    if len(table.columns) > 1:
+        table.add_row(label, *(_difference(**pair["differences"][metric]) for pair in paired))
+    if paired:
         yield table
     for pair in pairs:
         if pair["unpaired"] is not None:
