@@ -18,6 +18,8 @@ from eegfast.cli.demo import demo
 from eegfast.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
+from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
+from eegfast.cli.synth import synth
 
 __all__ = ["app", "main"]
 
@@ -34,6 +36,7 @@ app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=SYNTH_EXAMPLES)(synth)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from eegfast.cli._follow import follow
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -23,28 +22,89 @@ Own bands, windows of 2 s, a new one every second:
     eegfast extract *.edf -o out --window 2 --step 1 --bands a:4-8,b:8-13
 
 Start again after a break: the same command, which skips what is done.
+
+A whole data set into one store, on all cores; then on a Dask cluster:
+
+    eegfast extract --dataset seed --root SEED_EEG -o seed-de --smooth lds
+
+    eegfast extract --dataset seed --root SEED_EEG -o seed-de --smooth lds
+      --scheduler tcp://head:8786
+
+Features that came with the data set, of some subjects:
+
+    eegfast extract --dataset seed --root SEED_EEG -o supplied --kind features
+      --option feature=de_movingAve --option subjects=1,2,3
 """
 
 
 def extract(
+    *,
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="FILE...",
+            metavar="FILE",
             help="Recordings: EDF, BDF, EEGLAB .set, FIF, BrainVision .vhdr, Neuroscan .cnt.",
             show_default=False,
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
             "-o",
             "--out",
             metavar="FOLDER",
-            help="Folder for the feature files.",
+            help="Folder for the feature files, or the feature store.",
             show_default=False,
         ),
     ],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="In place of FILE: a data set, such as seed; features go to one store.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The data set's folder as downloaded.", show_default=False
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of the data set: preprocessed, raw or features (default: what is there).",
+            show_default=False,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Of the data set, such as subjects=1,2 or feature=psd_LDS or target=arousal.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Processes for a data set (default: one per core); 1: this one, no Dask.",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp://...",
+            help="A Dask scheduler whose workers do it. They must see the data set and the store "
+            "under the same paths, and have the same eegfast.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
@@ -86,23 +146,42 @@ def extract(
         bool, typer.Option("--overwrite", help="Compute also what is there already.")
     ] = False,
 ) -> None:
-    """Differential entropy of recordings, one feature file each.
+    """Differential entropy of recordings, one feature file each; or of a data set.
 
     Writes FOLDER/NAME.de.npz: features (windows x channels x bands), window
     times, channel names and positions, bands, and what the numbers are and
-    come from.
+    come from. With --dataset, FOLDER is a feature store, with a group for
+    each file of the data set.
 
     A bad file does not stop the others. The exit code is 1 if any failed, 2
     if the command makes no sense.
     """
+    from eegfast.datasets.registry import open_dataset, parse_options
     from eegfast.features.batch import extract_file, plan_outputs
     from eegfast.features.extract import ExtractOptions, parse_bands
 
     try:
+        if not files and dataset is None:
+            raise ValueError("there must be a FILE, or --dataset")
+        if files and dataset is not None:
+            raise ValueError("give FILE or --dataset, not both")
+        for name, value in {
+            "root": root,
+            "kind": kind,
+            "option": option or None,
+            "workers": workers,
+        }.items():
+            if value is not None and dataset is None:
+                raise ValueError(f"--{name} is for --dataset")
+        if scheduler is not None and (dataset is None or workers is not None):
+            raise ValueError("--scheduler is for --dataset, and not with --workers")
+        if dataset is not None and root is None:
+            raise ValueError("--dataset needs --root, the folder as downloaded")
         if format != "npz":
             raise ValueError(f"format must be npz, got {format!r}")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out must be a folder, {out} is a file")
+        more = {"kind": kind, **parse_options(option or [])}
         options = ExtractOptions(
             recipe=recipe,
             bands=None if bands is None else parse_bands(bands),
@@ -115,70 +194,15 @@ def extract(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    if dataset is None:
+        plan = plan_outputs(files, out)
+        outcomes = (extract_file(*pair, options, overwrite=overwrite) for pair in plan)
+        follow(outcomes, [source for source, _ in plan], in_order=True)
+    else:
+        from eegfast.features.dataset import extract_dataset
 
-    # A polite kill unwinds like Ctrl-C, so that no half-written file stays.
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(stderr=True)
-    plan, outcomes = plan_outputs(files, out), []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    try:
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("", total=len(plan))
-            for source, output in plan:
-                progress.update(task, description=source.name)
-                outcome = extract_file(source, output, options, overwrite=overwrite)
-                outcomes.append(outcome)
-                progress.advance(task)
-                if outcome.error is not None and os.environ.get("EEGFAST_DEBUG") == "1":
-                    traceback.print_exception(outcome.error)
-    except KeyboardInterrupt:
-        _print_outcomes(outcomes)
-        console.print(
-            f"Stopped after {len(outcomes)} of {len(plan)} files; the same command goes on."
+        data = open_dataset(dataset, root, **more)
+        outcomes = extract_dataset(
+            data, out, options, workers=workers, scheduler=scheduler, overwrite=overwrite
         )
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    _print_outcomes(outcomes)
-    if any(outcome.status == "failed" for outcome in outcomes):
-        raise typer.Exit(1)
-
-
-def _print_outcomes(outcomes: list) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    colours = {"done": "green", "skipped": "dim", "failed": "red"}
-    table = Table(box=None)
-    table.add_column("file", overflow="fold")
-    table.add_column("result")
-    for name in ("windows", "channels", "bands"):
-        table.add_column(name, justify="right")
-    table.add_column("feature file", overflow="fold")
-    remarks: dict[tuple[str, str], list[str]] = {}
-    for outcome in outcomes:
-        name = escape(outcome.source.name)
-        shape = (str(n) for n in outcome.shape or ("", "", ""))
-        written = "" if outcome.status == "failed" else escape(outcome.output.name)
-        table.add_row(name, f"[{colours[outcome.status]}]{outcome.status}[/]", *shape, written)
-        for note in outcome.notes:
-            remarks.setdefault((outcome.status, note), []).append(name)
-    console = Console()
-    console.print(table)
-    for (status, note), names in remarks.items():
-        console.print(f"\n[{colours[status]}]{', '.join(names)}[/]: {escape(note)}", soft_wrap=True)
-    console.print("\n" + ", ".join(f"{sum(o.status == s for o in outcomes)} {s}" for s in colours))
+        follow(outcomes, list(data.files), in_order=False, remarks=data.missing)

@@ -156,6 +156,9 @@ class Dataset(Sequence, abc.ABC):
             raise IndexError(f"{self.name}: index {index} is out of range for {len(self)} trials.")
         return next(self.read([index % len(self)]))
 
+    def __iter__(self) -> Iterator:
+        return self.read(range(len(self)))
+
     @property
     def files(self) -> dict[Path, list[int]]:
         """Each file and the indices of its trials, in the order of the first of them."""

@@ -141,7 +141,9 @@ def extract_file(
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            provenance = {"source": _fingerprint(source), "options": options.as_dict()}
+            check_file(source)
+            found = {**fingerprint(source), "path_id": _path_id(source)}
+            provenance = {"source": found, "options": options.as_dict()}
             known = None if overwrite else _existing(output, provenance)
             if known is not None:
                 notes = tuple(known.metadata.get("notes", ()))
@@ -161,11 +163,10 @@ def extract_file(
         return outcome("failed", notes=(reason,), error=error)
 
 
-def _fingerprint(source: Path) -> dict:
+def fingerprint(source: Path) -> dict:
     """Name, size and SHA-256 of the data: of the file and those that hold its signal."""
-    check_file(source)
     digest, size = hashlib.sha256(), 0
-    files = files_of(source)
+    files = files_of(source) if source.name.lower().endswith(tuple(READABLE)) else [source]
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(2**20):
@@ -176,7 +177,6 @@ def _fingerprint(source: Path) -> dict:
         "files": [file.name for file in files],
         "size": size,
         "sha256": digest.hexdigest(),
-        "path_id": _path_id(source),
     }
 
 

@@ -154,7 +154,7 @@ def extract_features(recording: Recording, options: ExtractOptions) -> Features:
     with torch.inference_mode():
         # Every recipe treats channels alone, so a long recording goes through in groups of them.
         parts = [
-            de(torch.from_numpy(np.array(recording.signal[start : start + rows])))
+            de(_tensor(recording.signal[start : start + rows]))
             for start in range(0, recording.n_chans, rows)
         ]
         values = _smooth(torch.cat(parts, dim=-2), options.smooth).float().numpy()
@@ -184,6 +184,11 @@ def extract_features(recording: Recording, options: ExtractOptions) -> Features:
         positions=recording.positions,
         metadata=metadata,
     )
+
+
+def _tensor(signal: np.ndarray) -> torch.Tensor:
+    """The signal as it lies in memory; a copy if it is read-only, which torch does not know."""
+    return torch.from_numpy(signal if signal.flags.writeable else signal.copy())
 
 
 def _recipe(sfreq: float, options: ExtractOptions) -> DifferentialEntropy:

@@ -176,3 +176,57 @@ def write_hdf5_set(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def python2_pickle():
+    """A dict of arrays as cPickle of Python 2 writes it: all strings are byte strings."""
+
+    def text(content):
+        return b"S" + repr(content)[1:].encode() + b"\n"
+
+    def binary(content):
+        if len(content) < 256:
+            return b"U" + struct.pack("B", len(content)) + content
+        return b"T" + struct.pack("<i", len(content)) + content
+
+    def make(arrays, protocol=2):
+        dump = {0: text, 2: binary}[protocol]
+        items = []
+        for name, array in arrays.items():
+            kind = b"cnumpy\ndtype\n(" + dump(array.dtype.str[1:].encode()) + b"I0\nI1\ntR"
+            kind += b"(I3\n" + dump(b"<") + b"NNNI-1\nI-1\nI0\ntb"
+            shape = b"(" + b"".join(b"I%d\n" % n for n in array.shape) + b"t"
+            state = b"(I1\n" + shape + kind + b"I00\n" + dump(array.tobytes()) + b"tb"
+            empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt"
+            items.append(dump(name.encode()) + empty + dump(b"b") + b"tR" + state)
+        if protocol == 0:
+            return b"(d" + b"".join(item + b"s" for item in items) + b"."
+        return b"\x80\x02}(" + b"".join(items) + b"u."
+
+    return make
+
+
+@pytest.fixture
+def write_bdf(tmp_path):
+    """BDF in records of 1 s; `counts` are whole microvolts of 24 bits."""
+
+    def write(path, names, counts, sfreq):
+        def texts(values, width):
+            return b"".join(str(value).encode().ljust(width)[:width] for value in values)
+
+        n, n_records = len(names), counts.shape[1] // sfreq
+        fixed = b"\xffBIOSEMI" + texts(["x"], 80) + texts(["x"], 80) + b"01.01.1000.00.00"
+        fixed += texts([256 * (n + 1)], 8) + texts(["24BIT"], 44) + texts([n_records, 1], 8)
+        fixed += texts([n], 4)
+        units = ["Boolean" if name in ("Status", "") else "uV" for name in names]
+        header = fixed + texts(names, 16) + texts(["x"] * n, 80) + texts(units, 8)
+        header += 2 * (texts([-8388608] * n, 8) + texts([8388607] * n, 8))
+        header += texts([""] * n, 80) + texts([sfreq] * n, 8)
+        header += texts([""] * n, 32)
+        records = counts[:, : n_records * sfreq].reshape(n, n_records, sfreq).swapaxes(0, 1)
+        bytes_ = np.ascontiguousarray(records, "<i4").view(np.uint8).reshape(-1, 4)[:, :3]
+        path.write_bytes(header + bytes_.tobytes())
+        return path
+
+    return write
