@@ -268,7 +268,7 @@ def summarise(
         "protocol": protocol["name"],
         "protocol_options": protocol.get("options") or {},
         "leaks": run.leaks,
-        "leakage": _leakage(protocol, answers),
+        "leakage": _leakage(run),
         "class_names": run.class_names,
         "n_splits": len(answers),
         "unfinished": [fit.path.name for fit in run.unfinished],
@@ -279,10 +279,15 @@ def summarise(
     return Results(about, units, answers)
 
 
-def _leakage(protocol: dict[str, Any], answers: Sequence[Answers]) -> list[str]:
-    if protocol.get("leaks"):
-        return [str(protocol.get("mixes") or "Windows of one trial may be on both sides.")]
-    n = sum(part.leaks for part in answers)
-    if n:
-        return [f"In {n} of {len(answers)} fits the test side was looked at during training."]
-    return []
+def _leakage(run: Run) -> list[str]:
+    """Why a run leaks, and how many of its fits do if not all."""
+    fits, told = run.fits, {}
+    for fit in fits:
+        for reason in fit.facts.get("leak_reasons") or ["It does not say why."] * fit.leaks:
+            told[str(reason)] = told.get(str(reason), 0) + 1
+    if not told and run.leaks:
+        told = {str(run.protocol.get("mixes")): len(fits)}
+    return [
+        reason if n == len(fits) else f"In {n} of {len(fits)} fits: {reason}"
+        for reason, n in told.items()
+    ]

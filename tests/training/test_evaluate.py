@@ -51,7 +51,12 @@ def make_run(path, *, right=0.7, seed=0, subjects="abcd", finished=None, **proto
             trial_id=np.tile(np.repeat(np.arange(1, 7), 3), 2),
             sample=np.arange(36),
         )
-        done = {"split": f"subject {subject}", "leaks": facts["protocol"]["leaks"]}
+        leaks = facts["protocol"]["leaks"]
+        done = {
+            "split": f"subject {subject}",
+            "leaks": leaks,
+            "leak_reasons": [facts["protocol"]["mixes"]] * leaks,
+        }
         write_json(path / "fits" / folder / "done.json", done)
     return path
 
@@ -93,9 +98,10 @@ def test_leakage_is_named_in_red(tmp_path):
 
 def test_a_fit_that_looked_at_the_test_side_leaks(tmp_path):
     run = make_run(tmp_path / "run")
-    write_json(run / "fits" / "02-subject-b" / "done.json", {"split": "subject b", "leaks": True})
+    done = {"split": "subject b", "leaks": True, "leak_reasons": ["It saw the test side."]}
+    write_json(run / "fits" / "02-subject-b" / "done.json", done)
     code, output = evaluate(run)
-    assert "In 1 of 4 fits the test side was looked at" in output
+    assert "run leaks. In 1 of 4 fits: It saw the test side." in output
     with (run / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     leaking = {row["split"] for row in rows if row["leaks"] == "true"}
