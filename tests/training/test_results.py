@@ -264,12 +264,14 @@ def test_windows_may_differ_if_the_trials_are_the_same(two):
 def test_runs_of_other_splits_are_not_compared(two):
     first = as_results(two)
     other_trial = Answers("one", two[0].samples.take([0, 1, 2]), two[0].proba[:3])
+    other_labels = split("one", "a", "1", [1, 1, 1, 2, 2], [0, 0, 0, 1, 1], [0.5] * 5)
     for second, why in (
         (as_results(two, protocol="random-windows"), "another protocol"),
         (as_results(two, protocol_options={"seed": 1}), "another protocol options"),
         (as_results(two, dataset="DEAP"), "another dataset"),
         (as_results(two[:1]), "other splits"),
         (as_results([other_trial, two[1]]), "other trials"),
+        (as_results([other_labels, two[1]]), "other labels"),
     ):
         found = compare(first, second)
         assert why in found["unpaired"] and found["differences"] == {}

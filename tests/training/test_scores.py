@@ -138,6 +138,11 @@ def test_a_score_undefined_in_all_is_undefined_in_the_interval():
     assert np.isnan(found["recall"][1]).all() and not np.isnan(found["recall"][0]).any()
 
 
+def test_draws_in_which_a_score_is_undefined_are_left_out():
+    only_first = intervals([[[3, 1, 0], [1, 2, 0]], [[2, 2, 0], [0, 0, 0]]])
+    assert only_first["recall"][1] == pytest.approx([2 / 3, 2 / 3])
+
+
 def test_differences_pair_the_subjects():
     first = subjects(seed=1, per_subject=100)
     same = intervals(first, minus=first)
