@@ -10,15 +10,19 @@ except ImportError as error:
         f"eegfast.training needs {error.name}: pip install 'eegfast[train]'"
     ) from error
 
+from eegfast.training.answers import Answers
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
+from eegfast.training.results import Results, score, summarise
 from eegfast.training.sequences import cut_sequences
+from eegfast.training.tables import compare, write_results, write_table
 
 __all__ = [
+    "Answers",
     "ClassificationModule",
     "Evaluation",
     "FitResult",
@@ -26,9 +30,11 @@ __all__ = [
     "NetworkEstimator",
     "NullResult",
     "ResidentLoader",
+    "Results",
     "TrainingOptions",
     "WindowDataset",
     "balanced_class_weights",
+    "compare",
     "cross_validate",
     "cut_sequences",
     "evaluate",
@@ -36,5 +42,9 @@ __all__ = [
     "permute_within",
     "predict_proba",
     "refit_null",
+    "score",
+    "summarise",
     "swap_null",
+    "write_results",
+    "write_table",
 ]
