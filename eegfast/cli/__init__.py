@@ -18,6 +18,7 @@ from eegfast.cli.demo import demo
 from eegfast.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
+from eegfast.cli.report import REPORT_EXAMPLES, report
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
 from eegfast.cli.synth import synth
 
@@ -36,6 +37,7 @@ app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
 
 
