@@ -19,6 +19,8 @@ from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
 from eegfast.cli.synth import synth
+from eegfast.cli.train import EXAMPLES as TRAIN_EXAMPLES
+from eegfast.cli.train import train
 
 __all__ = ["app", "main"]
 
@@ -35,6 +37,7 @@ app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
+app.command(epilog=TRAIN_EXAMPLES)(train)
 
 
 def _print_version(wanted: bool) -> None:

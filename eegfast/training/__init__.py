@@ -13,19 +13,24 @@ except ImportError as error:
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
+from eegfast.training.experiment import Progress, run_experiment
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
+from eegfast.training.runs import Fit, Run
 from eegfast.training.sequences import cut_sequences
 
 __all__ = [
     "ClassificationModule",
     "Evaluation",
+    "Fit",
     "FitResult",
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "Progress",
     "ResidentLoader",
+    "Run",
     "TrainingOptions",
     "WindowDataset",
     "balanced_class_weights",
@@ -36,5 +41,6 @@ __all__ = [
     "permute_within",
     "predict_proba",
     "refit_null",
+    "run_experiment",
     "swap_null",
 ]
