@@ -15,6 +15,7 @@ except ImportError as error:
 
 from eegfast._version import __version__
 from eegfast.cli.demo import demo
+from eegfast.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 
