@@ -21,6 +21,8 @@ from eegfast.cli.info import info
 from eegfast.cli.report import REPORT_EXAMPLES, report
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
 from eegfast.cli.synth import synth
+from eegfast.cli.train import EXAMPLES as TRAIN_EXAMPLES
+from eegfast.cli.train import train
 
 __all__ = ["app", "main"]
 
@@ -39,6 +41,7 @@ app.command()(demo)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
+app.command(epilog=TRAIN_EXAMPLES)(train)
 
 
 def _print_version(wanted: bool) -> None:
