@@ -74,6 +74,8 @@ def evaluate(
         raise typer.BadParameter(f"--level must be between 0 and 1, got {level}")
     if interval not in METHODS:
         raise typer.BadParameter(f"--interval must be {' or '.join(METHODS)}, got {interval!r}")
+    if len({path.resolve() for path in runs}) < len(runs):
+        raise typer.BadParameter("one RUN is named twice")
     if format is not None and out is None:
         raise typer.BadParameter("--format is of the file that -o names")
     try:
@@ -89,15 +91,21 @@ def evaluate(
         for run in opened:
             says.update(f"scoring {run.path.name}")
             results.append(summarise(run, n_permutations=null, **options))
-        says.update("comparing")
-        compared = [compare(results[0], other, **options) for other in results[1:]]
-    table = [row for result in results for row in rows(result)]
-    written = [path for run, result in zip(opened, results, strict=True)
-               for path in write_results(result, run.path)]
+    written = [
+        path
+        for run, result in zip(opened, results, strict=True)
+        for path in write_results(result, run.path)
+    ]
+    if len({result.about["run"] for result in results}) < len(results):
+        for path, result in zip(runs, results, strict=True):
+            result.about["run"] = str(path)
     if out is not None:
+        table = [row for result in results for row in rows(result)]
         written.append(write_table(table, out, kind))
     for part in overview(results):
         console.print(part)
-    if compared:
-        console.print(comparison(compared, level))
+    if len(results) > 1:
+        pairs = [compare(results[0], other, **options) for other in results[1:]]
+        for part in comparison(pairs, level):
+            console.print(part)
     console.print("Written: " + ", ".join(str(path) for path in written), markup=False)

@@ -14,10 +14,12 @@ from eegfast.training.answers import Answers
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
+from eegfast.training.experiment import Progress, run_experiment
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
 from eegfast.training.results import Results, score, summarise
+from eegfast.training.runs import Fit, Run
 from eegfast.training.sequences import cut_sequences
 from eegfast.training.tables import compare, write_results, write_table
 
@@ -25,11 +27,14 @@ __all__ = [
     "Answers",
     "ClassificationModule",
     "Evaluation",
+    "Fit",
     "FitResult",
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "Progress",
     "ResidentLoader",
+    "Run",
     "Results",
     "TrainingOptions",
     "WindowDataset",
@@ -42,6 +47,7 @@ __all__ = [
     "permute_within",
     "predict_proba",
     "refit_null",
+    "run_experiment",
     "score",
     "summarise",
     "swap_null",

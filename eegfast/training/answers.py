@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from eegfast.protocols import Samples
-from eegfast.training.scores import answers_of
+from eegfast.training.scores import answers_of, count_answers
 
 UNITS = ("sample", "trial")
 _SUM_TOLERANCE = 1e-2  # of probabilities rounded to bfloat16
@@ -81,3 +82,41 @@ class Answers:
         return Answers(
             self.split, self.samples.trials, sums / np.bincount(trial)[:, None], self.leaks
         )
+
+
+class AnswerTable:
+    """The answers of all splits at one unit, one after the other.
+
+    Parameters
+    ----------
+    answers : sequence of Answers
+        One for each split, all with the same classes.
+    unit : {"sample", "trial"}
+        What is counted.
+
+    Attributes
+    ----------
+    split, subject, session : ndarray of int, shape (n,)
+        Number of the split, and index into ``subjects`` and ``sessions``.
+    subjects, sessions : ndarray of str
+        Names, in order; a session's is that of the subject and its own, ``"01/2"``.
+    """
+
+    def __init__(self, answers: Sequence[Answers], unit: str):
+        if unit not in UNITS:
+            raise ValueError(f"AnswerTable: unit must be one of {', '.join(UNITS)}, got {unit!r}")
+        parts = [part.trials() if unit == "trial" else part for part in answers]
+        self._n_outputs = parts[0].proba.shape[1]
+        self._label = np.concatenate([part.samples.label for part in parts])
+        self._answer = np.concatenate([part.answer for part in parts])
+        self.split = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        self.subjects, self.subject = np.unique(
+            np.concatenate([part.samples.subject_id for part in parts]), return_inverse=True
+        )
+        self.sessions, self.session = np.unique(
+            np.concatenate([part.samples.groups("session") for part in parts]), return_inverse=True
+        )
+
+    def counts(self, groups: np.ndarray | None = None) -> np.ndarray:
+        """Tables of counts by group, see :func:`~eegfast.training.scores.count_answers`."""
+        return count_answers(self._label, self._answer, self._n_outputs, groups)

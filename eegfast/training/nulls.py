@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What scores would be if labels meant nothing: two label-permutation nulls.
 
-Both permute labels *within* each subject (with one recording per class: swap or not), or within each
-session where there are several, because under the null hypothesis a subject's recordings are
-exchangeable among themselves, while recordings of different subjects are not. Shuffling windows, or labels across subjects, would break the
-dependence between the windows of a recording and give a null far too narrow.
+Both permute labels *within* each subject (with one recording per class: swap or not), or within
+each session where there are several, because under the null hypothesis a subject's recordings are
+exchangeable among themselves, while recordings of different subjects are not. Shuffling windows, or
+labels across subjects, would break the dependence between the windows of a recording and give a
+null far too narrow.
 
 * :func:`refit_null` permutes, then runs the whole cross-validation again. This is the right null
   for "the procedure finds nothing", since training labels carry the permutation too.
 * :func:`swap_null`, and :func:`swap_nulls` for answers from anywhere, keep the trained models and
-  permute the labels their out-of-fold answers are compared with. Within one fold it is exact given the trained model, as no test subject
-  was trained on. Across folds it ignores that each model was trained on the others' test labels,
-  so its spread is an approximation. It costs nothing and serves where re-training is too dear.
+  permute the labels their out-of-fold answers are compared with. Within one fold it is exact given
+  the trained model, as nothing tested was trained on. Across folds it ignores that each model was
+  trained on the others' test labels, so its spread is an approximation. It costs nothing and
+  serves where re-training is too dear.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From answers to results: scores at two units, overall, by split, session and subject.
 
-A *sample* is what the network takes, a window or a sequence of windows; a *trial* is answered by the
-mean probability of its samples. Samples of a trial are not independent, so the trial is the unit to
-compare by, and intervals draw subjects.
+A *sample* is what the network takes, a window or a sequence of windows; a *trial* is answered by
+the mean probability of its samples. Samples of a trial are not independent, so the trial is the
+unit to compare by, and intervals draw subjects.
 """
 
 from __future__ import annotations
@@ -15,30 +15,12 @@ from typing import Any
 import numpy as np
 
 from eegfast.protocols import Samples
-from eegfast.training.answers import UNITS, Answers
+from eegfast.training.answers import UNITS, Answers, AnswerTable
 from eegfast.training.nulls import swap_nulls
 from eegfast.training.runs import Run
-from eegfast.training.scores import CLASS_METRICS, METRICS, count_answers, intervals, scores
+from eegfast.training.scores import CLASS_METRICS, METRICS, intervals, scores
 
 FORMAT, VERSION = "eegfast-results", 1
-
-
-class _Table:
-    """All answers at one unit, in the order of the splits."""
-
-    def __init__(self, answers: Sequence[Answers], unit: str):
-        parts = [part.trials() if unit == "trial" else part for part in answers]
-        self.n_outputs = parts[0].proba.shape[1]
-        self.split = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        self.label = np.concatenate([part.samples.label for part in parts])
-        self.answer = np.concatenate([part.answer for part in parts])
-        self.session = np.concatenate([part.samples.groups("session") for part in parts])
-        self.subjects, self.subject = np.unique(
-            np.concatenate([part.samples.subject_id for part in parts]), return_inverse=True
-        )
-
-    def counts(self, groups: np.ndarray | None = None) -> np.ndarray:
-        return count_answers(self.label, self.answer, self.n_outputs, groups)
 
 
 def _scored(counts: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -165,13 +147,12 @@ def score(
     class_names = _checked(answers, class_names)
     result = {}
     for unit in UNITS:
-        table = _Table(answers, unit)
-        sessions, session = np.unique(table.session, return_inverse=True)
+        table = AnswerTable(answers, unit)
         by_subject = table.counts(table.subject)
         drawn = intervals(by_subject, level, method=method, n_draws=n_draws, seed=seed)
         parts = {
             "splits": ([part.split for part in answers], table.counts(table.split)),
-            "sessions": (sessions, table.counts(session)),
+            "sessions": (table.sessions, table.counts(table.session)),
             "subjects": (table.subjects, by_subject),
         }
         scored = {
@@ -207,8 +188,9 @@ class Results:
     Attributes
     ----------
     about : dict
-        ``run``, ``recipe``, ``model``, ``dataset``, ``protocol`` (names), ``protocol_options``,
-        ``leaks`` (bool), ``leakage`` (sentences that say why), ``class_names``, ``n_splits``,
+        ``run``, ``recipe``, ``model``, ``dataset``, ``protocol`` (names), ``select`` (what of the
+        data set), ``protocol_options``, ``leaks`` (bool), ``leakage`` (sentences that say why),
+        ``recipe_leaks`` (what the recipe says besides), ``class_names``, ``n_splits``,
         ``unfinished`` (folders of fits that are not finished and not in here), ``n_subjects``,
         ``level``, ``method``, ``n_draws``, ``n_permutations``, ``seed``.
     units : dict
@@ -275,9 +257,7 @@ def summarise(
         except ValueError as error:
             raise ValueError(f"{fit.path / 'predictions.npz'}: {error}") from None
     if not answers:
-        raise ValueError(
-            f"{run.path}: no fit of this run is finished, so there is nothing to score"
-        )
+        raise ValueError(f"{run.path}: no fit is finished, so there is nothing to score")
     options = {"level": level, "method": method, "n_draws": n_draws, "seed": seed}
     units = score(answers, class_names=run.class_names, n_permutations=n_permutations, **options)
     recipe, protocol = run.recipe.as_dict(), run.protocol
@@ -286,10 +266,12 @@ def summarise(
         "recipe": recipe["name"],
         "model": recipe["model"]["name"],
         "dataset": recipe["data"]["dataset"],
+        "select": recipe["data"]["select"],
         "protocol": protocol["name"],
         "protocol_options": protocol.get("options") or {},
         "leaks": run.leaks,
-        "leakage": _leakage(protocol, answers),
+        "leakage": _leakage(run),
+        "recipe_leaks": recipe["paper"]["leaks"],
         "class_names": run.class_names,
         "n_splits": len(answers),
         "unfinished": [fit.path.name for fit in run.unfinished],
@@ -300,10 +282,15 @@ def summarise(
     return Results(about, units, answers)
 
 
-def _leakage(protocol: dict[str, Any], answers: Sequence[Answers]) -> list[str]:
-    if protocol.get("leaks"):
-        return [str(protocol.get("mixes") or "Windows of one trial may be on both sides.")]
-    n = sum(part.leaks for part in answers)
-    if n:
-        return [f"In {n} of {len(answers)} fits the test side was looked at during training."]
-    return []
+def _leakage(run: Run) -> list[str]:
+    """Why a run leaks, and how many of its fits do if not all."""
+    fits, told = run.fits, {}
+    for fit in fits:
+        for reason in fit.facts.get("leak_reasons") or ["It does not say why."] * fit.leaks:
+            told[str(reason)] = told.get(str(reason), 0) + 1
+    if not told and run.leaks:
+        told = {str(run.protocol.get("mixes")): len(fits)}
+    return [
+        reason if n == len(fits) else f"In {n} of {len(fits)} fits: {reason}"
+        for reason, n in told.items()
+    ]

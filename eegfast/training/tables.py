@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from eegfast.training.results import Results, _Table
+from eegfast.training.answers import AnswerTable
+from eegfast.training.results import Results
 from eegfast.training.runs import write_file
 from eegfast.training.scores import CLASS_METRICS, METRICS, intervals, scores
 
@@ -252,7 +253,7 @@ def compare(
     if found["unpaired"] is None:
         ours, theirs = (
             table.counts(table.subject)
-            for table in (_Table(results.answers, unit) for results in (second, first))
+            for table in (AnswerTable(results.answers, unit) for results in (second, first))
         )
         drawn = intervals(ours, level, method=method, n_draws=n_draws, seed=seed, minus=theirs)
         after, before = scores(ours.sum(0)), scores(theirs.sum(0))
@@ -269,9 +270,15 @@ def compare(
 
 def _unpaired(first: Results, second: Results) -> str | None:
     """Why two runs cannot be paired."""
-    for what in ("dataset", "protocol", "protocol_options"):
+    same = {
+        "dataset": "another data set",
+        "select": "another part of the data set, or other labels",
+        "protocol": "another protocol",
+        "protocol_options": "other options of the protocol",
+    }
+    for what, why in same.items():
         if first.about[what] != second.about[what]:
-            return f"another {what.replace('_', ' ')}"
+            return why
     tested = [_tested(results.answers) for results in (first, second)]
     if tested[0].keys() != tested[1].keys():
         return "other splits, or not all of them are finished"
