@@ -17,6 +17,8 @@ from eegfast._version import __version__
 from eegfast.cli.demo import demo
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
+from eegfast.cli.predict import EXAMPLES as PREDICT_EXAMPLES
+from eegfast.cli.predict import predict
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
 from eegfast.cli.synth import synth
 
@@ -35,6 +37,7 @@ app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
+app.command(epilog=PREDICT_EXAMPLES)(predict)
 
 
 def _print_version(wanted: bool) -> None:
