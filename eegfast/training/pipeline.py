@@ -246,8 +246,8 @@ class Pipeline:
         if about.get("leaks"):
             reasons = about.get("leak_reasons") or ["something of the test side was at hand"]
             found.append(
-                "it was trained under a split that leaks, so the scores of its run say little about "
-                f"new people: {' '.join(map(str, reasons))}"
+                "it was trained under a split that leaks, so the scores of its run say little "
+                f"about new people: {' '.join(map(str, reasons))}"
             )
         if about.get("synthetic"):
             found.append("it was trained on invented data: its answers mean nothing")
