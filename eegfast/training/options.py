@@ -10,7 +10,7 @@ _CHOICES = {
     "schedule": ("plateau", "steps", "cosine", "none"),
     "selection": ("best", "last", None),
     "best_by": ("val_loss", "val_accuracy"),
-    "precision": ("32-true", "64-true", "bf16-mixed", "16-mixed"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
 }
 
 
@@ -63,7 +63,7 @@ class TrainingOptions:
         What tells the best epoch, and what ``patience`` watches is always the loss.
     gradient_clip : float or None
         Largest norm of the gradient.
-    precision : {"32-true", "64-true", "bf16-mixed", "16-mixed"}
+    precision : {"32-true", "bf16-mixed", "16-mixed"}
         Lightning's.
     noise : float
         Augmentation: standard deviation of normal noise on every value of a training batch.

@@ -229,7 +229,9 @@ def fit_folder(number: int, split: str) -> str:
     return f"{number + 1:02d}-{slug}" if slug else f"{number + 1:02d}"
 
 
-def write_file(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
+def write_file(
+    path: str | os.PathLike, write: Callable[[Path], object], *, sync: bool = True
+) -> Path:
     """Write a file as a whole or not at all.
 
     Parameters
@@ -238,6 +240,8 @@ def write_file(path: str | os.PathLike, write: Callable[[Path], object]) -> Path
         The file; one of that name is replaced. Its folder is made if missing.
     write : callable
         Given the path of a temporary file beside it, writes there.
+    sync : bool, default True
+        Wait for the disk, so that it is whole after a power failure too.
 
     Returns
     -------
@@ -249,8 +253,9 @@ def write_file(path: str | os.PathLike, write: Callable[[Path], object]) -> Path
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         write(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -275,7 +280,9 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def write_history(path: str | os.PathLike, rows: list[Mapping[str, object]]) -> Path:
+def write_history(
+    path: str | os.PathLike, rows: list[Mapping[str, object]], *, sync: bool = True
+) -> Path:
     """Write a learning curve: one mapping of column to value per epoch, gaps left empty."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
 
@@ -285,7 +292,7 @@ def write_history(path: str | os.PathLike, rows: list[Mapping[str, object]]) -> 
             writer.writeheader()
             writer.writerows(rows)
 
-    return write_file(path, write)
+    return write_file(path, write, sync=sync)
 
 
 def write_predictions(path: str | os.PathLike, **arrays: ArrayLike) -> Path:
