@@ -109,6 +109,9 @@ def run_fit(
             dist.broadcast_object_list(done)  # and nobody goes on before the lock is there
         if done[0]:
             return
+        if rank == 0:
+            for part in task.folder.rglob(".*.part*"):  # of a process that was killed
+                part.unlink(missing_ok=True)
         try:
             _fit(task, inputs, samples, on_epoch, rank, world)
         except ValueError as error:

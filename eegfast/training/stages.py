@@ -339,7 +339,8 @@ def load_checkpoint(folder: Path) -> dict | None:
             raise ValueError(f"of version {state['version']!r}")
         return state
     except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(
-            f"{path}: cannot be read, the fit begins anew: {error}", RuntimeWarning, stacklevel=2
+            f"{path}: cannot be read, the fit begins anew: {reason}", RuntimeWarning, stacklevel=2
         )
         return None

@@ -52,7 +52,8 @@ class KeepBest(Callback):
             trainer.should_stop = self.waited >= self.patience
 
     def state_dict(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name != "patience"}
+        names = ("epoch", "waited", "best_epoch", "best", "lowest", "weights")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)
@@ -188,8 +189,8 @@ def run_trainer(
         trainer = pl.Trainer(**settings, default_root_dir=folder)
         try:
             trainer.fit(module, *loaders)
-        except SystemExit:
-            if trainer.interrupted:
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
     if trainer.interrupted:
