@@ -27,7 +27,6 @@ _MOST_CLASSES = 1000
 _MOST_VALUES = (
     2**26
 )  # of signal in one row of a network's input: a minute of 1000 channels at 1 kHz
-_MOST_WINDOWS = 10_000
 
 
 def save(pipeline: Pipeline, folder: str | os.PathLike) -> Path:
@@ -223,10 +222,11 @@ def _check(content: Mapping[str, Any]) -> None:
     if set(inputs) != {"name", "options"} or not isinstance(inputs["options"], dict):
         raise ValueError("inputs must have a name and options")
     builder = InputsBuilder(inputs["name"], inputs["options"])
-    for name in ("n_windows", "n_steps", "n_fft"):
+    for name, most in (("n_windows", 10_000), ("n_steps", 10_000), ("n_fft", 2**20), ("size", 512)):
         value = builder.options.get(name)
-        if value is not None and not (isinstance(value, int) and 1 <= value <= _MOST_WINDOWS):
-            raise ValueError(f"inputs: {name} must be 1 to {_MOST_WINDOWS}, got {value!r:.80}")
+        for count in value if isinstance(value, list) else [value]:
+            if count is not None and not (isinstance(count, int) and 1 <= count <= most):
+                raise ValueError(f"inputs: {name} must be 1 to {most}, got {value!r:.80}")
     for name in ("window", "step"):
         value = builder.options.get(name)
         if value is not None and not (_is_number(value) and value > 0):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,9 @@ class InputsBuilder:
                 raise ValueError(
                     f"inputs: {self.name} has no option {key!r}; it has {', '.join(known)}"
                 )
-        object.__setattr__(self, "options", {**known, **self.options})
+        # As JSON has them, so that a builder is the same before and behind a file.
+        options = json.loads(json.dumps({**known, **self.options}))
+        object.__setattr__(self, "options", options)
 
     def __call__(self, signal: torch.Tensor, sfreq: float, ch_names: Sequence[str]) -> ModelInputs:
         """Inputs of one trial ``(n_chans, n_times)``, or of trials of one length."""

@@ -431,8 +431,8 @@ class Pipeline:
         if self.transductive:  # without numbers, and so the same for each
             self.normalization = (self.normalization[0],) * len(inputs)
         for part, x in zip(self.normalization, inputs, strict=False):
-            shape = getattr(part, "mean_", np.empty(0)).shape
-            if shape and np.broadcast_shapes(shape, x.shape[-2:]) != x.shape[-2:]:
+            shape = getattr(part, "mean_", np.empty((1, 1))).shape
+            if any(n not in (1, m) for n, m in zip(shape, x.shape[-2:], strict=True)):
                 raise ValueError(
                     f"Pipeline: the normalization has numbers of shape {shape} for inputs of "
                     f"shape {tuple(x.shape)}"

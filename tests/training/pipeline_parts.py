@@ -20,7 +20,7 @@ SMALL = {
         {"statistics": None},
     ),
     "ldm-eeg": ({"n": 1, "c": 1, "grid": 32}, {}),
-    "sst-emotionnet": ({"frequency_depth": 4, "time_depth": 4, "n_blocks": 1}, {}),
+    "sst-emotionnet": ({"frequency_depth": 10, "time_depth": 10, "n_blocks": 2}, {}),
     "scalingnet": ({"n_chans": 19, "n_times": 300, "sfreq": 200.0, "filters": [2, 2, 2]}, {}),
     "resattentionet": (
         {"n_chans": 19, "n_windows": 3, "base_width": 4},
@@ -81,7 +81,7 @@ def run(folder, name="hamnet", normalization="train_zscore", splits=None, protoc
             "name": f"small-{name}",
             "data": {"dataset": "bundled", "inputs": name, "options": SMALL[name][1]},
             "model": {"name": name, "options": SMALL[name][0]},
-            "protocols": {"honest": protocol or {"name": "loso"}},
+            "protocols": {"honest": protocol or {"name": "leave-one-subject-out"}},
             "normalization": {"name": normalization},
             "training": {"stages": [{"name": "only", "epochs": 1, "batch_size": 16}]},
         }
