@@ -154,7 +154,7 @@ def _of_run(source: Path, name: str | None, ensemble: bool) -> list[Pipeline]:
 
     if not (source / "run.json").is_file():
         raise FileNotFoundError(
-            f"{source}: neither a run (run.json) nor a pipeline (pipeline.json)"
+            f"{source}: no run and no pipeline: there is no run.json, no pipeline.json"
         )
     run = Run(source)
     fits = run.fits
