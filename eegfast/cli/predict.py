@@ -262,6 +262,17 @@ def _show(
     from rich.table import Table
 
     console = Console()
+    first = pipelines[0]
+    seconds = "recording" if first.row_seconds is None else f"{first.row_seconds:g} s"
+    networks = first.about.get("recipe", first.inputs.name)
+    if len(pipelines) > 1:
+        networks = f"{networks}, mean of {len(pipelines)} fits"
+    console.print(
+        f"{networks}: {len(first.ch_names)} channels at {first.sfreq:g} Hz, an answer for each "
+        f"{seconds}\n",
+        markup=False,
+        soft_wrap=True,
+    )
     table = Table(box=None)
     table.add_column("file", overflow="fold")
     table.add_column("windows", justify="right")

@@ -112,19 +112,20 @@ def pipeline_of_fit(run: Run, fit: Fit) -> Pipeline:
         )
     about = {
         "recipe": recipe["name"],
-        "dataset": data["dataset"],
+        "dataset": found.get("dataset") or data["dataset"],
         "kind": kind,
         "protocol": str(run.protocol.get("name", "")),
         "split": fit.name,
         "leaks": fit.leaks,
         "leak_reasons": [str(reason) for reason in fit.facts.get("leak_reasons", ())],
-        "synthetic": bool(found.get("synthetic")),
+        "synthetic": found.get("synthetic") is not None,
         "trained": facts.get("created"),
     }
     name = (recipe.get("normalization") or {}).get("name", "none")
+    inputs = found.get("inputs") or {"name": data["inputs"], "options": data.get("options") or {}}
     return Pipeline(
         fit.model(),
-        InputsBuilder(data["inputs"], data.get("options") or {}),
+        InputsBuilder(inputs["name"], inputs["options"]),
         facts["sfreq"],
         facts["ch_names"],
         facts["class_names"],

@@ -323,7 +323,17 @@ class Pipeline:
         if not isinstance(recording, Recording):
             # Straight from the file: a channel that is none of the scalp's may be one of ours.
             npy = str(recording).lower().endswith(".npy")
-            recording = read_recording(recording, picks=None if npy else self.ch_names, **options)
+            try:
+                recording = read_recording(
+                    recording, picks=None if npy else self.ch_names, **options
+                )
+            except ValueError as error:
+                if "picks names" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{str(error).removesuffix('.')}; the network was trained on the "
+                    f"{len(self.ch_names)} channels {', '.join(self.ch_names)} and needs them all"
+                ) from None
         where = "" if recording.source is None else f"{recording.source}: "
         missing = [name for name in self.ch_names if find_channel(name, recording.ch_names) is None]
         if missing:

@@ -97,7 +97,7 @@ def test_one_bad_file_does_not_stop_the_others(saved, tmp_path):
     assert "1 done, 4 failed" in output
     assert "no[red]t.edf failed" in output and "gone.bdf failed" in output
     assert "bare.npy failed: expected sfreq=" in output
-    assert "Fp1" in output.partition("_raw.fif failed")[2]
+    assert "Fp1, Fp2" in output.partition("_raw.fif failed")[2].partition("needs them all")[0]
 
 
 def test_where_all_fail_the_old_table_stays(saved, tmp_path):
@@ -109,22 +109,26 @@ def test_where_all_fail_the_old_table_stays(saved, tmp_path):
 
 
 def test_a_fit_is_named_or_all_are_averaged(run, tmp_path):
-    out = tmp_path / "a.csv"
+    out, file = tmp_path / "a.csv", tmp_path / "x.npy"
+    np.save(file, recording().signal)
+    npy = ("--sfreq", 200, "--ch-names", ",".join(CH_NAMES))
     fits = Run(run).fits
-    answers = [Pipeline.from_run(Run(run), fit)(EDF) for fit in fits]
+    answers = [Pipeline.from_run(Run(run), fit)(recording()) for fit in fits]
+    assert np.abs(answers[0].proba - answers[1].proba).max() > 1e-3
     with pytest.raises(ValueError, match=f"3 fits.*--fit.*{fits[1].path.name}"):
-        predict(run, EDF, "-o", out)
+        predict(run, file, *npy, "-o", out)
     assert not out.exists()
     for name in (fits[1].path.name, fits[1].name):
-        predict(run, EDF, "-o", out, "--fit", name)
+        predict(run, file, *npy, "-o", out, "--fit", name)
         rows = table(out)
         got = np.array([[float(r["p_rest"]), float(r["p_arithmetic"])] for r in rows])
         np.testing.assert_allclose(got, answers[1].proba, rtol=1e-8)
-    predict(run, EDF, "-o", out, "--ensemble")
+    result = predict(run, file, *npy, "-o", out, "--ensemble")
+    assert "small-hamnet, mean of 3 fits: 19 channels at 200 Hz" in result.output
     got = [float(row["p_rest"]) for row in table(out)]
     np.testing.assert_allclose(got, average(answers).proba[:, 0], rtol=1e-8)
     with pytest.raises(ValueError, match="no finished fit 'x'"):
-        predict(run, EDF, "-o", out, "--fit", "x")
+        predict(run, file, "-o", out, "--fit", "x")
 
 
 def test_a_fit_can_be_passed_on_without_its_run(run, tmp_path):
