@@ -115,6 +115,7 @@ def write_run(
             {
                 "split": f"subject {subject}",
                 "leaks": PROTOCOLS[role]["leaks"],
+                "leak_reasons": [PROTOCOLS[role]["mixes"]] * PROTOCOLS[role]["leaks"],
                 "n_train": 4 * n,
                 "n_validation": 0,
                 "n_test": n,
