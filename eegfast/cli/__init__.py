@@ -15,10 +15,14 @@ except ImportError as error:
 
 from eegfast._version import __version__
 from eegfast.cli.demo import demo
+from eegfast.cli.evaluate import EVALUATE_EXAMPLES, evaluate
 from eegfast.cli.extract import EXAMPLES, extract
 from eegfast.cli.info import info
+from eegfast.cli.report import REPORT_EXAMPLES, report
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
 from eegfast.cli.synth import synth
+from eegfast.cli.train import EXAMPLES as TRAIN_EXAMPLES
+from eegfast.cli.train import train
 
 __all__ = ["app", "main"]
 
@@ -34,7 +38,10 @@ app = typer.Typer(
 app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
+app.command(epilog=TRAIN_EXAMPLES)(train)
 
 
 def _print_version(wanted: bool) -> None:

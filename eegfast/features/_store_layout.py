@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 
 from eegfast import __version__
+from eegfast._processes import locked
 from eegfast.datasets import Dataset, Trial
 from eegfast.features.extract import ExtractOptions
 
@@ -147,7 +148,7 @@ def prepare_store(store: Path) -> None:
 @contextmanager
 def writing(store: Path, name: str) -> Iterator[None]:
     """Hold the right to write the group `name`; wait for another process that has it."""
-    with _locked(store, name):
+    with locked(store / (_LOCK + name)):
         _remove_leftovers(store, name)
         try:
             yield
@@ -211,43 +212,6 @@ def _sweep(store: Path) -> None:
         for prefix in (_TEMPORARY, _OLD, _LOCK):
             if path.name.startswith(prefix):
                 name = path.name.removeprefix(prefix)
-                with _locked(store, name, wait=False) as mine:
+                with locked(store / (_LOCK + name), wait=False) as mine:
                     if mine:
                         _remove_leftovers(store, name)
-
-
-@contextmanager
-def _locked(store: Path, name: str, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file of `name`, which goes away with the process that holds it.
-
-    Yields
-    ------
-    bool
-        False if another process has it and `wait` is False.
-    """
-    import fcntl
-
-    path = store / (_LOCK + name)
-    how = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
-    while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(descriptor, how)
-            # Whoever held it before has removed the file: then this one is nobody's lock any more.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                break
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            yield False
-            return
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-    try:
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)

@@ -8,14 +8,12 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from eegfast._processes import over_dask
 from eegfast.datasets import Dataset, Recording, TrialFeatures
 from eegfast.features._store_layout import (
     group_names,
@@ -31,12 +29,7 @@ from eegfast.features.store import FeatureStore, StoredFeatures
 
 __all__ = ["extract_dataset"]
 
-_CONNECT_SECONDS, _WORKERS_SECONDS = 10, 60
-_IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # is for this one
 _TURN = threading.Lock()
-_SPAWN = "distributed.nanny.pre-spawn-environ"
-# Dask has malloc give memory back at once; a trial's 20 MB would be fresh pages each time.
-_MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
 def extract_dataset(
@@ -126,52 +119,16 @@ def _refuse_another(store: FeatureStore, dataset: Dataset) -> None:
             )
 
 
-def _over_dask(jobs: list[tuple], workers: int | None, scheduler: str | None) -> Iterator[Outcome]:
-    try:
-        import dask
-        from dask.distributed import Client, LocalCluster, as_completed
-        from dask.system import CPU_COUNT
-    except ImportError as error:
-        raise ImportError(
-            "Work in several processes needs Dask: pip install 'eegfast[store]'."
-        ) from error
-    with ExitStack() as stack:
-        if scheduler is None:
-            config = {
-                _SPAWN: {**dask.config.get(_SPAWN, {}), **_MALLOC},
-                "distributed.scheduler.worker-saturation": 1.0,  # no file waits where another kills
-            }
-            stack.enter_context(dask.config.set(config))
-            scheduler = stack.enter_context(
-                LocalCluster(
-                    n_workers=min(workers or CPU_COUNT, len(jobs)),
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs="CRITICAL",
-                    preload=[_IGNORE_CTRL_C],
-                )
-            )
-            client = stack.enter_context(Client(scheduler))
+def _over_dask(jobs: list[tuple], workers: int, scheduler: str | None) -> Iterator[Outcome]:
+    for job, outcome, error in over_dask(_store_file_elsewhere, jobs, workers, scheduler):
+        _, path, store, name, *_ = job
+        if error is None:
+            yield outcome
         else:
-            client = stack.enter_context(Client(scheduler, timeout=_CONNECT_SECONDS))
-            try:
-                client.wait_for_workers(1, timeout=_WORKERS_SECONDS)
-            except TimeoutError as error:
-                raise OSError(f"the Dask scheduler {scheduler} has no workers") from error
-        futures = {client.submit(_store_file_elsewhere, *job, pure=False): job for job in jobs}
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except ImportError:
-                raise
-            except (Exception, CancelledError) as error:
-                _, path, store, name, *_ = futures[future]
-                yield Outcome(path, store / name, "failed", notes=(_reason(error, path),))
+            yield Outcome(path, store / name, "failed", notes=(_reason(error, path),))
 
 
 def _store_file_elsewhere(*job) -> Outcome:
-    torch.set_num_threads(1)
     return replace(store_file(*job), error=None)  # not every exception survives the way back
 
 

@@ -17,24 +17,28 @@ from eegfast.features.recipes import Bands
 
 @functools.lru_cache(maxsize=16)
 def _kept_maps(
-    ch_names: tuple[str, ...], dtype: torch.dtype, device: torch.device
+    ch_names: tuple[str, ...], size: int, dtype: torch.dtype, device: torch.device
 ) -> ElectrodeMaps:
     # A tensor made in inference mode could not be saved for a later backward.
     with torch.inference_mode(False):
-        return ElectrodeMaps(ch_names, dtype=dtype).to(device)
+        return ElectrodeMaps(ch_names, size=size, dtype=dtype).to(device)
 
 
 def _trials_and_maps(
-    name: str, signal: Tensor, ch_names: Sequence[str] | ElectrodeMaps
+    name: str, signal: Tensor, ch_names: Sequence[str] | ElectrodeMaps, size: int | None
 ) -> tuple[Tensor, ElectrodeMaps]:
     if isinstance(ch_names, ElectrodeMaps):
+        if size is not None:
+            raise ValueError(f"{name}: size is for names of channels; these ElectrodeMaps have one")
         return check_trials(name, signal, len(ch_names.ch_names)), ch_names
     if isinstance(ch_names, str):
         raise ValueError(
             f"{name}: ch_names must be a sequence of names or ElectrodeMaps, got {ch_names!r}"
         )
     trials = check_trials(name, signal, len(ch_names))
-    return trials, _kept_maps(tuple(ch_names), signal.dtype, signal.device)
+    return trials, _kept_maps(
+        tuple(ch_names), 32 if size is None else size, signal.dtype, signal.device
+    )
 
 
 def _stacks(values: Tensor, maps: ElectrodeMaps, zscore: str | None, name: str) -> Tensor:
@@ -63,6 +67,7 @@ def ldm_eeg_inputs(
     recipe: str = "clean",
     n_fft: int | None = None,
     zscore: str | None = "stack",
+    size: int | None = None,
     unit: str = "uV",
 ) -> ModelInputs:
     """Frequency and time maps for :class:`eegfast.models.LDMEEG`.
@@ -100,6 +105,8 @@ def ldm_eeg_inputs(
         ``"stack"``: each map stack, background included, gets mean 0 and population standard
         deviation 1 over depth, height and width. ``"electrodes"``: the same over depth and
         electrodes before the maps are drawn, so that the background is the mean. None: as they are.
+    size : int, optional
+        Side of the maps, where ``ch_names`` are names. Default: 32.
     unit : {"uV", "V"}
         Unit of the signal.
 
@@ -143,7 +150,7 @@ def ldm_eeg_inputs(
     (torch.Size([36, 1, 5, 32, 32]), torch.Size([36, 1, 8, 32, 32]))
     """
     name = "ldm_eeg_inputs"
-    trials, maps = _trials_and_maps(name, signal, ch_names)
+    trials, maps = _trials_and_maps(name, signal, ch_names, size)
     if n_steps != int(n_steps) or n_steps < 1:
         raise ValueError(f"{name}: n_steps must be a positive whole number, got {n_steps!r}")
     frame = samples("window", window, sfreq)
@@ -177,6 +184,7 @@ def sst_emotionnet_inputs(
     recipe: str = "bcmi",
     n_fft: int | None = None,
     zscore: str | None = None,
+    size: int | None = None,
     unit: str = "uV",
 ) -> ModelInputs:
     """Frequency and time maps for :class:`eegfast.models.SSTEmotionNet`.
@@ -186,7 +194,7 @@ def sst_emotionnet_inputs(
 
     Parameters
     ----------
-    signal, sfreq, ch_names, unit
+    signal, sfreq, ch_names, size, unit
         As for :func:`ldm_eeg_inputs`.
     window, step : float
         Window and distance of windows in seconds; ``step`` defaults to ``window``.
@@ -228,7 +236,7 @@ def sst_emotionnet_inputs(
     (torch.Size([30, 1, 5, 16, 16]), torch.Size([30, 1, 25, 16, 16]))
     """
     name = "sst_emotionnet_inputs"
-    trials, maps = _trials_and_maps(name, signal, ch_names)
+    trials, maps = _trials_and_maps(name, signal, ch_names, size)
     length, hop, count = count_windows(name, trials, sfreq, window, step)
     if n_steps != int(n_steps) or n_steps < 1 or length % n_steps:
         raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-_FACTORIES: dict[str, Callable[..., nn.Module]] = {}
+_FACTORIES: dict[str, type[nn.Module]] = {}
 
 
 def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
@@ -55,6 +55,20 @@ def name_of(cls: type[nn.Module]) -> str:
     return next(name for name, factory in _FACTORIES.items() if factory is cls)
 
 
+def model_class(name: str) -> type[nn.Module]:
+    """Class of a network by name; case does not matter.
+
+    Raises
+    ------
+    ValueError
+        If no network has that name.
+    """
+    try:
+        return _FACTORIES[name.lower()]
+    except KeyError:
+        raise ValueError(f"create: no model named {name!r}; known: {', '.join(names())}") from None
+
+
 def create(name: str, **kwargs) -> nn.Module:
     """Build a network by name.
 
@@ -75,8 +89,4 @@ def create(name: str, **kwargs) -> nn.Module:
     ValueError
         If no network has that name.
     """
-    try:
-        factory = _FACTORIES[name.lower()]
-    except KeyError:
-        raise ValueError(f"create: no model named {name!r}; known: {', '.join(names())}") from None
-    return factory(**kwargs)
+    return model_class(name)(**kwargs)

@@ -96,8 +96,43 @@ class TrainZScore:
             If :meth:`fit` was not called.
         """
         if not hasattr(self, "mean_"):
-            raise RuntimeError("TrainZScore: call fit with the training side first")
+            raise RuntimeError(f"{type(self).__name__}: call fit with the training side first")
         return (_features(features) - self.mean_) / self.std_
+
+
+class ChannelZScore(TrainZScore):
+    """Zero mean and unit variance per channel of raw signals, by the training side's numbers only.
+
+    For signals ``(n, n_chans, n_times)``; the statistics run over samples and time.
+    """
+
+    name = "channel_zscore"
+    statement = (
+        "Each channel is shifted and scaled by mean and standard deviation of the training side; "
+        "nothing of the test side is used."
+    )
+
+    def fit(self, features: ArrayLike, groups: ArrayLike | None = None) -> ChannelZScore:
+        """Take mean and standard deviation from the training side.
+
+        Parameters
+        ----------
+        features : array_like, shape (n, n_chans, n_times)
+            Training signals.
+        groups : array_like, optional
+            Not used.
+
+        Returns
+        -------
+        ChannelZScore
+            Itself; ``mean_`` and ``std_`` have shape (n_chans, 1).
+        """
+        signals = _features(features)
+        axes = (*range(signals.ndim - 2), signals.ndim - 1)
+        std = signals.std(axis=axes, keepdims=True)[0]
+        self.mean_ = signals.mean(axis=axes, keepdims=True)[0]
+        self.std_ = np.where(std == 0, 1, std)
+        return self
 
 
 class SubjectZScore:
@@ -156,7 +191,8 @@ class SubjectZScore:
         return result
 
 
-NORMALIZATIONS = {cls.name: cls for cls in (NoNormalization, TrainZScore, SubjectZScore)}
+_ALL = (NoNormalization, TrainZScore, ChannelZScore, SubjectZScore)
+NORMALIZATIONS = {cls.name: cls for cls in _ALL}
 
 
 def make_normalization(name: str) -> NoNormalization | TrainZScore | SubjectZScore:
@@ -164,7 +200,7 @@ def make_normalization(name: str) -> NoNormalization | TrainZScore | SubjectZSco
 
     Parameters
     ----------
-    name : {"none", "train_zscore", "subject_zscore"}
+    name : {"none", "train_zscore", "channel_zscore", "subject_zscore"}
         Which.
 
     Returns

@@ -10,25 +10,36 @@ except ImportError as error:
         f"eegfast.training needs {error.name}: pip install 'eegfast[train]'"
     ) from error
 
+from eegfast.training.answers import Answers
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
+from eegfast.training.experiment import Progress, run_experiment
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
+from eegfast.training.results import Results, score, summarise
+from eegfast.training.runs import Fit, Run
 from eegfast.training.sequences import cut_sequences
+from eegfast.training.tables import compare, write_results, write_table
 
 __all__ = [
+    "Answers",
     "ClassificationModule",
     "Evaluation",
+    "Fit",
     "FitResult",
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "Progress",
     "ResidentLoader",
+    "Run",
+    "Results",
     "TrainingOptions",
     "WindowDataset",
     "balanced_class_weights",
+    "compare",
     "cross_validate",
     "cut_sequences",
     "evaluate",
@@ -36,5 +47,10 @@ __all__ = [
     "permute_within",
     "predict_proba",
     "refit_null",
+    "run_experiment",
+    "score",
+    "summarise",
     "swap_null",
+    "write_results",
+    "write_table",
 ]

@@ -88,14 +88,14 @@ class ResidentLoader:
 
     All of SEED's differential entropy is 189 MB. Once on the device, a batch is one
     ``index_select``: no worker, no copy from the host. It serves wherever an iterable of
-    ``(x, y)`` with a length does, as Lightning's ``train_dataloader`` among others. One process,
-    one device.
+    ``(x, y)`` with a length does, as Lightning's ``train_dataloader`` among others.
 
     Parameters
     ----------
-    features : array_like or Tensor, shape (n, ...)
-        Samples, made float32. A float32 tensor that is on the device already is not copied, so
-        the loaders of all sides of a split can share it.
+    features : array_like or Tensor, shape (n, ...), or a tuple of them
+        Samples, made float32; a tuple for networks with several inputs, ``x`` is then a tuple too.
+        A float32 tensor that is on the device already is not copied, so the loaders of all sides
+        of a split can share it.
     labels : array_like or Tensor of int, shape (n,)
         Classes.
     batch_size : int
@@ -111,11 +111,16 @@ class ResidentLoader:
         Leave out a last batch that is not full.
     indices : array_like of int, optional
         Samples to take, such as ``split.train``. Default: all.
+    share : (int, int)
+        Rank and number of processes. Of each batch a process takes its share, as nearly equal as
+        can be; all must draw the same order. A last batch with too few samples for each to have
+        one is left out.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, there is no sample, or ``batch_size`` is below 1.
+        If shapes do not fit, there is no sample, or ``batch_size`` is below 1 or below the number
+        of processes.
 
     Examples
     --------
@@ -135,13 +140,26 @@ class ResidentLoader:
         generator: torch.Generator | None = None,
         drop_last: bool = False,
         indices: ArrayLike | None = None,
+        share: tuple[int, int] = (0, 1),
     ):
-        if batch_size < 1:
-            raise ValueError(f"ResidentLoader: batch_size must be at least 1, got {batch_size}")
-        if not isinstance(features, torch.Tensor):
-            features = torch.from_numpy(np.array(features, np.float32))
-        self.features = features.to(device=device, dtype=torch.float32)
-        n, device = len(features), self.features.device
+        self.rank, self.world = share
+        if batch_size < self.world:
+            raise ValueError(
+                f"ResidentLoader: batch_size must be at least {self.world}, got {batch_size}"
+            )
+        several = isinstance(features, tuple)
+        inputs = tuple(
+            part if isinstance(part, torch.Tensor) else torch.from_numpy(np.array(part, np.float32))
+            for part in (features if several else (features,))
+        )
+        if len({len(part) for part in inputs}) != 1:
+            raise ValueError(
+                "ResidentLoader: inputs must be of one length, at least one, got "
+                f"{[len(part) for part in inputs]}"
+            )
+        inputs = tuple(part.to(device=device, dtype=torch.float32) for part in inputs)
+        self.features = inputs if several else inputs[0]
+        n, device = len(inputs[0]), inputs[0].device
         if isinstance(labels, torch.Tensor):
             labels = labels.cpu()
         self.labels = _labels("ResidentLoader", labels, n).to(device)
@@ -153,7 +171,7 @@ class ResidentLoader:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.indices), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return whole + (rest >= self.world and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = self.indices
@@ -161,4 +179,9 @@ class ResidentLoader:
             shuffled = torch.randperm(len(order), generator=self.generator)
             order = order[shuffled.to(order.device)]
         for batch in order.split(self.batch_size)[: len(self)]:
-            yield self.features.index_select(0, batch), self.labels.index_select(0, batch)
+            batch = batch.tensor_split(self.world)[self.rank]
+            if isinstance(self.features, tuple):
+                x = tuple(part.index_select(0, batch) for part in self.features)
+            else:
+                x = self.features.index_select(0, batch)
+            yield x, self.labels.index_select(0, batch)

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
+
+from eegfast.training.options import TrainingOptions
 
 
 def balanced_class_weights(labels: torch.Tensor, n_outputs: int) -> torch.Tensor:
@@ -44,21 +47,13 @@ class ClassificationModule(pl.LightningModule):
     Parameters
     ----------
     model : torch.nn.Module
-        ``(N, ...)`` -> logits ``(N, n_outputs)``.
+        One or more inputs ``(N, ...)`` -> logits ``(N, n_outputs)``.
     n_outputs : int
         Classes.
-    lr, weight_decay : float
-        AdamW.
-    label_smoothing : float
-        Of the cross-entropy.
+    options : TrainingOptions, optional
+        Optimizer, schedule, loss, augmentation. Default: the published recipe.
     class_weights : torch.Tensor or None, shape (n_outputs,)
         Of the cross-entropy.
-    plateau_factor, plateau_patience, min_lr : float, int, float
-        ReduceLROnPlateau: the rate is multiplied by the factor after that many epochs without a
-        lower loss.
-    feature_offset : float
-        Augmentation of training batches ``(N, windows, ...)``: a normal random number of this
-        standard deviation is added to every feature, the same over a sequence's windows.
     monitor : {"val_loss", "train_loss"}
         The loss that the plateau is judged by. ``"train_loss"`` where there is no validation side.
 
@@ -68,30 +63,28 @@ class ClassificationModule(pl.LightningModule):
         Per epoch: ``train_loss``, ``train_accuracy``, ``lr`` and, with a validation side,
         ``val_loss``, ``val_accuracy``. Training figures are means over the epoch's batches, taken
         while the weights change and with dropout on.
+
+    Notes
+    -----
+    Batches are ``(x, y)``, where ``x`` is a tensor or a tuple of them, the network's inputs. Of
+    several processes each takes a share of a batch; gradients and figures are those of the whole
+    batch, class weights and shares of unlike size included.
     """
 
     def __init__(
         self,
         model: nn.Module,
         n_outputs: int,
+        options: TrainingOptions | None = None,
         *,
-        lr: float = 5e-5,
-        weight_decay: float = 1e-4,
-        label_smoothing: float = 0.1,
         class_weights: torch.Tensor | None = None,
-        plateau_factor: float = 0.5,
-        plateau_patience: int = 5,
-        min_lr: float = 1e-6,
-        feature_offset: float = 0.0,
         monitor: str = "val_loss",
     ):
         super().__init__()
         self.model = model
-        self.lr, self.weight_decay = lr, weight_decay
-        self.plateau = {"factor": plateau_factor, "patience": plateau_patience, "min_lr": min_lr}
-        self.feature_offset = feature_offset
+        self.options = options or TrainingOptions()
         self.monitor = monitor
-        self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=label_smoothing)
+        self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=self.options.label_smoothing)
         sides = ("train", "val")
         self.mean_loss = nn.ModuleDict({f"{side}_side": MeanMetric() for side in sides})
         self.accuracy = nn.ModuleDict(
@@ -102,25 +95,43 @@ class ClassificationModule(pl.LightningModule):
         )
         self.history: dict[str, list[float]] = {}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.model(x)
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(*inputs)
 
-    def _step(self, batch: tuple[torch.Tensor, torch.Tensor], side: str) -> torch.Tensor:
-        x, y = batch
-        logits = self(x)
-        loss = self.loss(logits, y)
-        self.mean_loss[f"{side}_side"].update(loss.detach(), len(y))
-        self.accuracy[f"{side}_side"].update(logits.detach(), y)
-        return loss
+    def _shared_loss(self, logits: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Loss whose mean over the processes is that of the whole batch, and its weight."""
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return self.loss(logits, y), len(y)
+        weights = self.loss.weight
+        share = len(y) if weights is None else weights[y].sum()
+        totals = torch.tensor([float(share), len(y)], dtype=torch.float64, device=y.device)
+        dist.all_reduce(totals)
+        loss = nn.functional.cross_entropy(
+            logits, y, weights, reduction="sum", label_smoothing=self.loss.label_smoothing
+        )
+        world = dist.get_world_size()
+        return loss * (world / totals[0]).to(loss.dtype), float(totals[1]) / world
 
     def training_step(self, batch, batch_idx: int) -> torch.Tensor:
-        x, y = batch
-        if self.feature_offset:
-            x = x + self.feature_offset * torch.randn_like(x[:, :1])
-        return self._step((x, y), "train")
+        inputs, y = _split(batch)
+        if self.options.feature_offset:
+            offset = self.options.feature_offset
+            inputs = tuple(x + offset * torch.randn_like(x[:, :1]) for x in inputs)
+        if self.options.noise:
+            inputs = tuple(x + self.options.noise * torch.randn_like(x) for x in inputs)
+        logits = self(*inputs)
+        loss, weight = self._shared_loss(logits, y)
+        self._count("train", loss, weight, logits, y)
+        return loss
 
     def validation_step(self, batch, batch_idx: int) -> None:
-        self._step(batch, "val")
+        inputs, y = _split(batch)
+        logits = self(*inputs)
+        self._count("val", self.loss(logits, y), len(y), logits, y)
+
+    def _count(self, side: str, loss, weight: float, logits, y) -> None:
+        self.mean_loss[f"{side}_side"].update(loss.detach(), weight)
+        self.accuracy[f"{side}_side"].update(logits.detach(), y)
 
     def _end_epoch(self, side: str) -> None:
         for kind, metrics in (("loss", self.mean_loss), ("accuracy", self.accuracy)):
@@ -133,16 +144,60 @@ class ClassificationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._end_epoch("val")
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_epoch_start(self) -> None:
         self.history.setdefault("lr", []).append(self.optimizers().param_groups[0]["lr"])
+
+    def on_train_epoch_end(self) -> None:
         self._end_epoch("train")
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
-        )
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **self.plateau)
+        options = self.options
+        optimizer = _optimizer(self.model, options)
+        if options.schedule == "none":
+            return optimizer
+        schedulers = torch.optim.lr_scheduler
+        if options.schedule == "plateau":
+            scheduler = schedulers.ReduceLROnPlateau(
+                optimizer,
+                factor=options.plateau_factor,
+                patience=options.plateau_patience,
+                min_lr=options.min_lr,
+            )
+        elif options.schedule == "steps":
+            scheduler = schedulers.MultiStepLR(
+                optimizer, list(options.milestones), options.step_factor
+            )
+        else:
+            scheduler = schedulers.CosineAnnealingLR(
+                optimizer, options.max_epochs, eta_min=options.min_lr
+            )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor},
         }
+
+
+def _split(batch) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    x, y = batch
+    return (tuple(x) if isinstance(x, (tuple, list)) else (x,)), y
+
+
+def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    if options.l2:
+        if not hasattr(model, "parameter_groups"):
+            raise ValueError(
+                f"l2: {type(model).__name__} does not say which of its weights are penalised "
+                "(parameter_groups); use weight_decay"
+            )
+        groups = model.parameter_groups(options.l2)
+    else:
+        groups = [{"params": list(model.parameters())}]
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.requires_grad]
+    # A fused optimizer unscales gradients by itself, behind the back of whoever clips them.
+    fused = not (options.gradient_clip and options.precision == "16-mixed")
+    common = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": fused}
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum, **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer]
+    return kind(groups, betas=tuple(options.betas), **common)

@@ -167,7 +167,7 @@ def test_scheduler(run, root, tmp_path, undisturbed, monkeypatch):
 
 def test_scheduler_without_workers(root, tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("eegfast.features.dataset._WORKERS_SECONDS", 0.2)
+    monkeypatch.setattr("eegfast._processes._WORKERS_SECONDS", 0.2)
     with distributed.LocalCluster(
         n_workers=0, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
     ) as cluster:

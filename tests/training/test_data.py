@@ -97,17 +97,17 @@ def test_tensors_stay_on_the_device():
 def test_lightning_trains_from_it():
     import lightning.pytorch as pl
 
-    from eegfast.training import ClassificationModule
-    from eegfast.training.fit import _quiet
+    from eegfast.training import ClassificationModule, TrainingOptions
+    from eegfast.training.trainer import quiet
 
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     features = rng.normal(size=(60, 4)).astype(np.float32) + 4 * np.eye(3, 4)[labels]
-    module = ClassificationModule(torch.nn.Linear(4, 3), 3, lr=0.05)
+    module = ClassificationModule(torch.nn.Linear(4, 3), 3, TrainingOptions(lr=0.05))
     loader = ResidentLoader(
         features, labels, 16, shuffle=True, generator=torch.Generator().manual_seed(0)
     )
-    with _quiet():
+    with quiet():
         trainer = pl.Trainer(
             max_epochs=8,
             accelerator="cpu",
