@@ -14,10 +14,14 @@ from eegfast.training.answers import Answers
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
+from eegfast.training.experiment import Progress, run_experiment
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
+from eegfast.training.inputs import Prepared, prepare
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
+from eegfast.training.recipe import Recipe, load_recipe, recipe_names
 from eegfast.training.results import Results, score, summarise
+from eegfast.training.runs import Fit, Run
 from eegfast.training.sequences import cut_sequences
 from eegfast.training.tables import compare, write_results, write_table
 
@@ -25,12 +29,17 @@ __all__ = [
     "Answers",
     "ClassificationModule",
     "Evaluation",
+    "Fit",
     "FitResult",
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "Prepared",
+    "Progress",
+    "Recipe",
     "ResidentLoader",
     "Results",
+    "Run",
     "TrainingOptions",
     "WindowDataset",
     "balanced_class_weights",
@@ -39,9 +48,13 @@ __all__ = [
     "cut_sequences",
     "evaluate",
     "fit",
+    "load_recipe",
     "permute_within",
     "predict_proba",
+    "prepare",
+    "recipe_names",
     "refit_null",
+    "run_experiment",
     "score",
     "summarise",
     "swap_null",
