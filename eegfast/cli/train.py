@@ -51,10 +51,11 @@ def train(
         typer.Option("-o", "--out", metavar="RUN", help="The run's folder.", show_default=False),
     ],
     root: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="DIR",
-            help="The data set's folder as downloaded (default: the recipe's).",
+            help="The data set's folder as downloaded, a feature store, or bundled (default: the "
+            "recipe's).",
             show_default=False,
         ),
     ] = None,
@@ -108,7 +109,10 @@ def train(
     if device not in _ACCELERATORS:
         raise typer.BadParameter(f"--device must be auto, cpu or cuda, got {device!r}")
     from rich.console import Console
+    from rich.markup import escape
 
+    from eegfast.training.experiment import run_experiment
+    from eegfast.training.inputs import prepare
     from eegfast.training.recipe import load_recipe
     from eegfast.training.runs import Run
     from eegfast.training.trainer import join_processes
@@ -121,10 +125,12 @@ def train(
     # A polite kill unwinds like Ctrl-C.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with console.status("preparing inputs"):
-            prepared = _prepared(plan, root, cache)
-        from eegfast.training.experiment import run_experiment
+        with console.status("preparing inputs") as status:
 
+            def tell(done: int, trials: int, what: str) -> None:
+                status.update(f"preparing inputs: trial {done} of {trials}, {escape(what)}")
+
+            prepared = prepare(plan, root, cache=cache, progress=tell)
         with _bars(console) as progress:
             run_experiment(
                 plan,
@@ -144,21 +150,6 @@ def train(
         signal.signal(signal.SIGTERM, previous)
     if rank == 0:
         _print_run(Run(out))
-
-
-def _prepared(plan, root: Path | None, cache: Path | None):
-    """Inputs; of several processes the first one fills the cache for the others."""
-    import torch.distributed as dist
-
-    from eegfast.training.inputs import prepare
-
-    several = dist.is_initialized()
-    if several and dist.get_rank() > 0:
-        dist.barrier()
-    prepared = prepare(plan, root, cache=cache)
-    if several and dist.get_rank() == 0:
-        dist.barrier()
-    return prepared
 
 
 @contextmanager
