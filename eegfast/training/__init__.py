@@ -10,22 +10,29 @@ except ImportError as error:
         f"eegfast.training needs {error.name}: pip install 'eegfast[train]'"
     ) from error
 
+from eegfast.training.builders import InputsBuilder
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
+from eegfast.training.pipeline import Pipeline, Prediction
 from eegfast.training.sequences import cut_sequences
+from eegfast.training.streaming import Stream
 
 __all__ = [
     "ClassificationModule",
     "Evaluation",
     "FitResult",
+    "InputsBuilder",
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "Pipeline",
+    "Prediction",
     "ResidentLoader",
+    "Stream",
     "TrainingOptions",
     "WindowDataset",
     "balanced_class_weights",

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import pickle
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -438,3 +440,13 @@ def test_hostile_numbers_of_a_normalisation_are_refused(arrays, tmp_path):
     save_file(arrays, folder / "normalization.safetensors")
     with pytest.raises(ValueError, match=str(folder)):
         Pipeline.load(folder)
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "predict.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    assert len(names["prediction"]) == 60 and (tmp_path / "shared" / "pipeline.json").exists()
