@@ -29,6 +29,11 @@ A whole data set into one store, on all cores; then on a Dask cluster:
 
     eegfast extract --dataset seed --root SEED_EEG -o seed-de --smooth lds
       --scheduler tcp://head:8786
+
+Features that came with the data set, of some subjects:
+
+    eegfast extract --dataset seed --root SEED_EEG -o supplied --kind features
+      --option feature=de_movingAve --option subjects=1,2,3
 """
 
 
@@ -71,6 +76,14 @@ def extract(
         typer.Option(
             metavar="KIND",
             help="Of the data set: preprocessed, raw or features (default: what is there).",
+            show_default=False,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Of the data set, such as subjects=1,2 or feature=psd_LDS or target=arousal.",
             show_default=False,
         ),
     ] = None,
@@ -143,6 +156,7 @@ def extract(
     A bad file does not stop the others. The exit code is 1 if any failed, 2
     if the command makes no sense.
     """
+    from eegfast.datasets.registry import open_dataset, parse_options
     from eegfast.features.batch import extract_file, plan_outputs
     from eegfast.features.extract import ExtractOptions, parse_bands
 
@@ -151,7 +165,12 @@ def extract(
             raise ValueError("there must be a FILE, or --dataset")
         if files and dataset is not None:
             raise ValueError("give FILE or --dataset, not both")
-        for name, value in {"root": root, "kind": kind, "workers": workers}.items():
+        for name, value in {
+            "root": root,
+            "kind": kind,
+            "option": option or None,
+            "workers": workers,
+        }.items():
             if value is not None and dataset is None:
                 raise ValueError(f"--{name} is for --dataset")
         if scheduler is not None and (dataset is None or workers is not None):
@@ -162,6 +181,7 @@ def extract(
             raise ValueError(f"format must be npz, got {format!r}")
         if out.exists() and not out.is_dir():
             raise ValueError(f"--out must be a folder, {out} is a file")
+        more = {"kind": kind, **parse_options(option or [])}
         options = ExtractOptions(
             recipe=recipe,
             bands=None if bands is None else parse_bands(bands),
@@ -179,10 +199,9 @@ def extract(
         outcomes = (extract_file(*pair, options, overwrite=overwrite) for pair in plan)
         follow(outcomes, [source for source, _ in plan], in_order=True)
     else:
-        from eegfast.datasets.registry import open_dataset
         from eegfast.features.dataset import extract_dataset
 
-        data = open_dataset(dataset, root, kind=kind)
+        data = open_dataset(dataset, root, **more)
         outcomes = extract_dataset(
             data, out, options, workers=workers, scheduler=scheduler, overwrite=overwrite
         )

@@ -141,6 +141,28 @@ def listed(numbers: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
+def by_subject(remarks: Iterable[tuple[int, str]]) -> list[str]:
+    """What subjects lack, in words; those who lack the same share a line.
+
+    Parameters
+    ----------
+    remarks : iterable of (int, str)
+        Subject, and what follows its number: ``(2, ": no raw file")``.
+
+    Returns
+    -------
+    list of str
+        ``["subjects 2-4: no raw file"]``, in the order of their first subject.
+    """
+    subjects: dict[str, list[int]] = {}
+    for subject, text in remarks:
+        subjects.setdefault(text, []).append(subject)
+    return [
+        f"subject{'s' if len(numbers) > 1 else ''} {listed(numbers)}{text}"
+        for text, numbers in subjects.items()
+    ]
+
+
 def span(middle: int, tolerance: int) -> tuple[int, int]:
     """The range around a number, from 1 on: what `MatFile.read` takes for a length.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from eegfast.datasets._bdf import BdfFile, bdf_codes
-from eegfast.datasets._checks import check_microvolts, choose
+from eegfast.datasets._checks import by_subject, check_microvolts, choose
 from eegfast.datasets._layout import find_files, one_file_each
 from eegfast.datasets._mat import open_mat
 from eegfast.datasets._pickles import load_arrays
@@ -131,18 +131,18 @@ class DEAP(Dataset):
         self._scaled = synthetic_scale(folder) is not None
         found = one_file_each("DEAP", (((match[1],), path) for path, match in files.items()))
         table = _read_table(folder, self.root) if self.kind == "raw" else None
-        self.trials, self.missing, ratings = [], [], []
+        self.trials, lacks, ratings = [], [], []
         for subject in (f"{number:02d}" for number in chosen):
             path = found.get((subject,))
             if path is None:
-                self.missing.append(f"subject {subject}: no {self.kind} file")
+                lacks.append((int(subject), f": no {self.kind} file"))
                 continue
             if table is None:
                 of_trials, keys = _ratings_of(path)
             elif subject in table:
                 of_trials, keys = table[subject]
             else:
-                self.missing.append(f"subject {subject}: no ratings in {_TABLE}")
+                lacks.append((int(subject), f": no ratings in {_TABLE}"))
                 continue
             labels = self._labels(of_trials)
             self.trials += [
@@ -150,6 +150,7 @@ class DEAP(Dataset):
                 for i, (label, key) in enumerate(zip(labels, keys, strict=True))
             ]
             ratings.append(of_trials)
+        self.missing = by_subject(lacks)
         self.ratings = np.concatenate(ratings) if ratings else np.empty((0, len(_RATINGS)))
 
     def _labels(self, ratings: np.ndarray) -> list[int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eegfast.datasets._archives import read_npz_object
-from eegfast.datasets._checks import check_finite, choose
+from eegfast.datasets._checks import by_subject, check_finite, choose
 from eegfast.datasets._cnt import CntFile
 from eegfast.datasets._layout import find_files, one_file_each
 from eegfast.datasets._seed_family import BANDS
@@ -134,18 +134,19 @@ class SEEDV(Dataset):
                 for session in (match.groups()[1:] or _SESSIONS)
             ),
         )
-        self.trials, self.missing = [], []
+        self.trials, lacks = [], []
         for subject in (f"{number:02d}" for number in chosen):
             absent = [session for session in visits if (subject, session) not in found]
             if absent:
                 which = "" if len(absent) == len(visits) else f", session {', '.join(absent)}"
-                self.missing.append(f"subject {subject}{which}: no {self.kind} file")
+                lacks.append((int(subject), f"{which}: no {self.kind} file"))
             for session in (session for session in visits if session not in absent):
                 path = found[subject, session]
                 self.trials += [
                     Trial(subject, session, i + 1, label, path)
                     for i, label in enumerate(_LABELS[session])
                 ]
+        self.missing = by_subject(lacks)
 
     def _read_file(self, path: Path, trials: Sequence[Trial]) -> Iterator:
         return self._features(path, trials) if self.kind == "features" else self._raw(path, trials)

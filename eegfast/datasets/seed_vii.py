@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from eegfast.datasets._archives import read_sheet
-from eegfast.datasets._checks import check_finite, check_microvolts, choose, listed
+from eegfast.datasets._checks import by_subject, check_finite, check_microvolts, choose, listed
 from eegfast.datasets._cnt import CntFile
 from eegfast.datasets._layout import find_files, one_file_each
 from eegfast.datasets._mat import open_mat
@@ -136,35 +136,34 @@ class SEEDVII(Dataset):
         found = one_file_each(
             "SEEDVII", ((tuple(map(int, match.groups())), path) for path, match in files.items())
         )
-        self.trials, self.missing = [], []
+        self.trials, lacks = [], []
         for subject in chosen:
             if self.kind == "raw":
-                there = self._raw_sessions(subject, visits, found)
+                there = self._raw_sessions(subject, visits, found, lacks)
             else:
-                there = self._mat_sessions(subject, visits, found)
+                there = self._mat_sessions(subject, visits, found, lacks)
             self.trials += [
                 Trial(f"{subject:02d}", str(session), trial, labels[session - 1][trial - 1], path)
                 for session, trial, path in there
             ]
+        self.missing = by_subject(lacks)
 
-    def _raw_sessions(self, subject: int, visits, found) -> Iterator[tuple[int, int, Path]]:
+    def _raw_sessions(self, subject: int, visits, found, lacks) -> Iterator[tuple[int, int, Path]]:
         absent = [session for session in visits if (subject, session) not in found]
         if absent:
-            self.missing.append(f"subject {subject:02d}, session {listed(absent)}: no raw file")
+            lacks.append((subject, f", session {listed(absent)}: no raw file"))
         for session in (session for session in visits if session not in absent):
             path = found[subject, session]
             if path.stem in _WRONG_TRIGGERS and not _trigger_file(path).is_file():
-                self.missing.append(
-                    f"subject {subject:02d}, session {session}: its own triggers are wrong, and "
-                    f"there is no save_info/{_trigger_file(path).name}"
-                )
+                why = f"its own triggers are wrong, no save_info/{_trigger_file(path).name}"
+                lacks.append((subject, f", session {session}: {why}"))
                 continue
             yield from ((session, trial, path) for trial in range(1, _TRIALS + 1))
 
-    def _mat_sessions(self, subject: int, visits, found) -> Iterator[tuple[int, int, Path]]:
+    def _mat_sessions(self, subject: int, visits, found, lacks) -> Iterator[tuple[int, int, Path]]:
         path = found.get((subject,))
         if path is None:
-            self.missing.append(f"subject {subject:02d}: no {self.kind} file")
+            lacks.append((subject, f": no {self.kind} file"))
             return
         clips = [(s, t) for s in visits for t in range(1, _TRIALS + 1)]
         with open_mat(path) as mat:
@@ -179,9 +178,7 @@ class SEEDVII(Dataset):
         for session in visits:
             absent = [t for s, t in clips if s == session and (s, t) not in there]
             if absent:
-                self.missing.append(
-                    f"subject {subject:02d}, session {session}: no trial {listed(absent)}"
-                )
+                lacks.append((subject, f", session {session}: no trial {listed(absent)}"))
         yield from ((*clip, path) for clip in clips if clip in there)
 
     def _variable(self, session: int, trial: int) -> str:

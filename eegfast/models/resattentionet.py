@@ -110,6 +110,11 @@ class TemporalAttentionPooling(nn.Module):
         query = self.query.expand(x.shape[0], -1, -1)
         return self.attention(query, x, x, need_weights=False)[0].squeeze(1)
 
+    def weights(self, x: torch.Tensor) -> torch.Tensor:
+        """Weights of the steps, ``(N, n_heads, time)``."""
+        query = self.query.expand(x.shape[0], -1, -1)
+        return self.attention(query, x, x, average_attn_weights=False)[1].squeeze(2)
+
 
 @register("resattentionet")
 class ResAttentioNet(Network):
@@ -247,3 +252,19 @@ class ResAttentioNet(Network):
         """
         sequence = self.encoder(self._flatten(x)).transpose(1, 2)
         return self.classifier(self.pooling(self.dropout(sequence)))
+
+    @torch.no_grad()
+    def attention_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """Attention over time, for plots. Call ``eval()`` before, as for predictions.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            As for :meth:`forward`.
+
+        Returns
+        -------
+        torch.Tensor, shape (N, n_heads, steps)
+            Weights of the encoder's steps, of about 32 windows each; every head's sum to 1.
+        """
+        return self.pooling.weights(self.encoder(self._flatten(x)).transpose(1, 2))

@@ -1,70 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The figures, drawn with Matplotlib's object interface and returned as ``data:`` URIs.
-
-Colours are from the Okabe-Ito set and perceptually ordered maps, which stay apart for colour-blind
-readers and in grey print.
-"""
+"""The demo's figures, as ``data:`` URIs."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import functools
-import io
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-except ImportError as error:
-    raise ImportError("eegfast.report needs matplotlib: pip install 'eegfast[report]'") from error
-
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8a8f98", "#1f2430"
-
-STYLE = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": "#b9bec7",
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "text.color": INK,
-    "text.parse_math": False,
-    "xtick.color": "#5b616c",
-    "ytick.color": "#5b616c",
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "eegfast",
-}
-
-
-@contextlib.contextmanager
-def _style() -> Iterator[None]:
-    with warnings.catch_warnings(), matplotlib.rc_context(STYLE):
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        yield
+from eegfast.report.scalp import Scalp, centred, colour_bar
+from eegfast.report.style import BLUE, GREY, INK, ORANGE, ORDERED, SIGNED, drawn
 
 
 def _as_image(draw: Callable[..., Figure]) -> Callable[..., str]:
-    """Run a drawing function under the style and return its figure as an SVG ``data:`` URI."""
+    """Return what a drawing function draws as an SVG ``data:`` URI."""
 
     @functools.wraps(draw)
     def wrapped(*args, **kwargs) -> str:
-        with _style():
-            figure = draw(*args, **kwargs)
-            stream = io.BytesIO()
-            figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-        return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
+        return drawn(draw)(*args, **kwargs).uri()
 
     return wrapped
 
@@ -96,71 +52,27 @@ def topomaps(maps: Mapping[str, Any]) -> Figure:
     ValueError
         If fewer than four channels have a position.
     """
-    try:
-        import mne
-    except ImportError as error:
-        raise ImportError("scalp maps need mne: pip install 'eegfast[report]'") from error
-    keep = [i for i, name in enumerate(maps["ch_names"]) if name in maps["positions"]]
-    if len(keep) < 4:
-        raise ValueError(f"topomaps: only {len(keep)} channels have a position, 4 are needed")
-    names = [maps["ch_names"][i] for i in keep]
-    info = mne.create_info(names, 1.0, "eeg", verbose="error")
-    places, radius = _on_head(np.array([maps["positions"][name] for name in names], float))
-    montage = mne.channels.make_dig_montage(
-        dict(zip(names, places, strict=True)), coord_frame="head"
-    )
-    info.set_montage(montage, verbose="error")
-
-    values = {name: np.asarray(v, float)[keep] for name, v in maps["conditions"].items()}
+    scalp = Scalp(maps["ch_names"], maps["positions"])
+    values = {name: np.asarray(v, float) for name, v in maps["conditions"].items()}
     first, second = list(values)[:2]
     rows = [*values.items(), (f"{second} − {first}", values[second] - values[first])]
     n_bands = len(maps["bands"])
     figure = Figure(figsize=(1.75 * n_bands + 0.9, 6.2), layout="constrained")
     axes = figure.subplots(len(rows), n_bands, squeeze=False)
     for band in range(n_bands):
-        column = np.stack([v[:, band] for v in values.values()])
-        span = max(np.abs(rows[-1][1][:, band]).max(), 1e-12)
+        column = np.stack([v[scalp.keep, band] for v in values.values()])
         for row, (name, data) in enumerate(rows):
             axis, difference = axes[row, band], row == len(rows) - 1
-            limits = (-span, span) if difference else (column.min(), column.max())
-            image, _ = mne.viz.plot_topomap(
-                data[:, band],
-                info,
-                axes=axis,
-                show=False,
-                contours=0,
-                sensors="k.",
-                cmap="RdBu_r" if difference else "viridis",
-                vlim=limits,
-                sphere=(0, 0, 0, radius),
-            )
+            limits = centred(data[scalp.keep, band]) if difference else (column.min(), column.max())
+            image = scalp.draw(axis, data[:, band], limits, SIGNED if difference else ORDERED)
             if row == 0:
                 axis.set_title(maps["bands"][band], loc="center")
             if band == 0:
                 axis.set_ylabel(name, fontweight="bold", labelpad=8)
             if row >= len(rows) - 2:
                 group = axes[row, band] if difference else axes[: len(rows) - 1, band]
-                bar = figure.colorbar(
-                    image, ax=group, orientation="horizontal", shrink=0.75, aspect=14, pad=0.03
-                )
-                bar.locator = MaxNLocator(3)
-                bar.update_ticks()
-                bar.outline.set_visible(False)
-                bar.ax.tick_params(labelsize=7.5, length=2)
-                bar.set_label(maps["unit"], fontsize=7.5)
+                colour_bar(figure, image, group, maps["unit"], shrink=0.75)
     return figure
-
-
-def _on_head(positions: np.ndarray) -> tuple[np.ndarray, float]:
-    """Electrodes about the middle of the head, and its radius, in metres.
-
-    The sphere nearest to the electrodes gives middle and radius; the middle is then lowered to the
-    lowest electrodes, so that none is drawn outside the head.
-    """
-    system = np.column_stack([2 * positions, np.ones(len(positions))])
-    *centre, rest = np.linalg.lstsq(system, (positions**2).sum(1))[0]
-    radius = float(np.sqrt(rest + np.dot(centre, centre)))
-    return positions - [centre[0], centre[1], positions[:, 2].min()], radius
 
 
 @_as_image

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def _environment():
+def environment():
+    """The templates, everything escaped and nothing left undefined."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
@@ -78,5 +79,5 @@ def render(results: Mapping[str, Any]) -> str:
         "options": {},
         "dataset": None,
     }
-    template = _environment().get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render({**defaults, **results, "figures": _figures(results)})

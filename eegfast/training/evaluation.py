@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eegfast.protocols import check_split, hold_out_subjects, make_normalization
+from eegfast.protocols import Samples, check_split, hold_out_subjects, make_normalization
+from eegfast.training.answers import Answers
+from eegfast.training.scores import answers_of, count_answers, intervals
 
 
 @dataclass
@@ -49,8 +51,13 @@ class Evaluation:
 
     @property
     def predictions(self) -> np.ndarray:
-        """Class per recording."""
-        return self.proba.argmax(1)
+        """Class per recording; ``n_outputs``, which is wrong, where a probability is NaN."""
+        return answers_of(self.proba)
+
+    @property
+    def _unit_right(self) -> np.ndarray:
+        answers = answers_of(self.unit_proba.reshape(-1, self.unit_proba.shape[2]))
+        return answers.reshape(self.unit_proba.shape[:2]) == self.labels[:, None]
 
     @property
     def accuracy(self) -> float:
@@ -60,12 +67,12 @@ class Evaluation:
     @property
     def unit_accuracy(self) -> float:
         """Share of single units answered right. Units of one recording are not independent."""
-        return float((self.unit_proba.argmax(2) == self.labels[:, None]).mean())
+        return float(self._unit_right.mean())
 
     def per_subject(self) -> dict[str, dict[str, float]]:
         """Accuracies of each subject: ``{"01": {"accuracy": 1.0, "unit_accuracy": 0.93}, ...}``."""
         right = self.predictions == self.labels
-        unit_right = self.unit_proba.argmax(2) == self.labels[:, None]
+        unit_right = self._unit_right
         return {
             str(subject): {
                 "accuracy": float(right[self.subjects == subject].mean()),
@@ -74,24 +81,43 @@ class Evaluation:
             for subject in np.unique(self.subjects)
         }
 
+    def _counts(self, groups: ArrayLike | None = None) -> np.ndarray:
+        return count_answers(self.labels, self.predictions, self.unit_proba.shape[2], groups)
+
     def interval(self, level: float = 0.95, n_draws: int = 10_000) -> tuple[float, float]:
         """Percentile bootstrap of the accuracy per recording, drawing subjects, not recordings.
 
         It says how far the accuracy depends on who was recorded. It does not cover what another
         training run or another deal of the folds would change.
         """
-        scores = np.array([row["accuracy"] for row in self.per_subject().values()])
-        draws = np.random.default_rng(0).integers(len(scores), size=(n_draws, len(scores)))
-        low, high = np.quantile(scores[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+        subjects = np.unique(self.subjects, return_inverse=True)[1]
+        low, high = intervals(self._counts(subjects), level, n_draws=n_draws)["accuracy"]
         return float(low), float(high)
 
     def confusion(self) -> np.ndarray:
         """Counts of recordings, truth along the rows: ``(n_outputs, n_outputs)``."""
-        from sklearn.metrics import confusion_matrix
+        return self._counts()[0, :, :-1]
 
-        return confusion_matrix(
-            self.labels, self.predictions, labels=np.arange(self.unit_proba.shape[2])
-        )
+    def answers(self) -> list[Answers]:
+        """The answers fold by fold, as :func:`~eegfast.training.score` takes them.
+
+        A recording is a trial here, and its units are the samples.
+        """
+        n_units, n_outputs = self.unit_proba.shape[1:]
+        return [
+            Answers(
+                f"fold {fold + 1}",
+                Samples(
+                    np.repeat(self.subjects[rows], n_units),
+                    np.repeat("1", len(rows) * n_units),
+                    np.repeat(rows, n_units),
+                    np.repeat(self.labels[rows], n_units),
+                ),
+                self.unit_proba[rows].reshape(-1, n_outputs),
+            )
+            for fold in np.unique(self.folds)
+            for rows in [np.flatnonzero(self.folds == fold)]
+        ]
 
 
 @dataclass

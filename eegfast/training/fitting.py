@@ -257,7 +257,7 @@ def _train(
             options.batch_size,
             shuffle=True,
             generator=order,
-            drop_last=len(data.train) % options.batch_size == 1 < len(data.train),
+            drop_last=_too_few(len(data.train), options.batch_size, world),
             indices=data.train.cpu(),
             share=(rank, world),
         )
@@ -295,6 +295,11 @@ def _train(
             network.load_state_dict(keep_best.weights)
             best_epoch = keep_best.best_epoch
     return network.eval(), rows, best_epoch
+
+
+def _too_few(n: int, batch_size: int, world: int) -> bool:
+    """Whether BatchNorm cannot use the last batch: a process would have one sample, or none."""
+    return n > batch_size and 0 < n % batch_size < 2 * world
 
 
 def _logger(folder: Path):

@@ -144,8 +144,10 @@ class ClassificationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._end_epoch("val")
 
-    def on_train_epoch_end(self) -> None:
+    def on_train_epoch_start(self) -> None:
         self.history.setdefault("lr", []).append(self.optimizers().param_groups[0]["lr"])
+
+    def on_train_epoch_end(self) -> None:
         self._end_epoch("train")
 
     def configure_optimizers(self):

@@ -61,12 +61,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """Who published what; what we had to guess (`readings`); what its split leaks (`leaks`)."""
+    """Who published what; what we had to guess (`readings`); what its split leaks (`leaks`);
+    what its mean and standard deviation are taken over (`per`)."""
 
     citation: str = ""
     claims: list[Claim] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
+    per: Literal["splits", "sessions", "subjects"] = "splits"
 
 
 @dataclass(frozen=True)

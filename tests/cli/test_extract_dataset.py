@@ -85,6 +85,20 @@ def test_kind_and_what_is_missing(run, root, tmp_path, monkeypatch):
     assert "stored as they are" in str(result.exception)
 
 
+def test_options_reach_the_data_set(run, root, tmp_path, undisturbed):
+    command = ("--dataset", "fake", "--root", root, "--smooth", "lds", "--workers", 1)
+    assert run(*command, "-o", tmp_path / "one", "--option", "gain=1.0").exit_code == 0
+    assert tree(tmp_path / "one") == undisturbed
+    assert run(*command, "-o", tmp_path / "two", "--option", "gain=2.0").exit_code == 0
+    one, two = (FeatureStore(tmp_path / name)["sub-01_ses-1"].read() for name in ("one", "two"))
+    np.testing.assert_allclose(two - one, 2.0, atol=1e-4)  # log2 of four times the power
+    result = run(*command, "-o", tmp_path / "three", "--option", "gian=2")
+    assert "fake has no option gian; it has kind, gain" in str(result.exception)
+    assert not (tmp_path / "three").exists()
+    result = run(*command, "-o", tmp_path / "three", "--option", "gain")
+    assert result.exit_code == 2 and "must be NAME=VALUE, got 'gain'" in result.output
+
+
 def test_failures_are_told_at_the_end(run, root, tmp_path):
     np.save(root / "01_2.npy", np.zeros((3, 2, 2000)))
     result = run("--dataset", "fake", "--root", root, "-o", tmp_path / "s", "--workers", 1)
@@ -102,6 +116,7 @@ def test_failures_are_told_at_the_end(run, root, tmp_path):
         (("-o", "x", "--dataset", "fake"), "--dataset needs --root"),
         (("a.edf", "-o", "x", "--root", "."), "--root is for --dataset"),
         (("a.edf", "-o", "x", "--workers", "2"), "--workers is for --dataset"),
+        (("a.edf", "-o", "x", "--option", "a=b"), "--option is for --dataset"),
         (("a.edf", "-o", "x", "--scheduler", "tcp://a:1"), "--scheduler is for --dataset"),
     ],
 )

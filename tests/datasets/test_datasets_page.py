@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from eegfast.datasets import seed as module
+from eegfast.datasets import synthetic
 
 sio = pytest.importorskip("scipy.io")
+pytest.importorskip("mne")
 
 PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -33,7 +35,19 @@ def folders(tmp_path, monkeypatch):
     save("SEED_IV/eeg_raw_data/1/1_20160518.mat", "cz_eeg", signal, 24)
     save("SEED_IV/eeg_feature_smooth/1/1_20160518.mat", "de_movingAve", values, 24)
 
+    small = {"subjects": 1, "scale": 0.02}
+    synthetic.write_seed_v("SEED-V", sessions=1, kinds=("features", "raw"), **small)
+    synthetic.write_seed_vii("SEED-VII", kinds=("preprocessed", "features"), **small)
+    synthetic.write_deap("DEAP", kinds=("preprocessed", "raw"), **small)
+    lines = "file,label,subject_id,start,stop\na.fif,happy,1,1,2\na.fif,sad,1,2,\n"
+    Path("labels.csv").write_text(lines)
+    Path("a.fif").touch()
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if re.search(r"\bSEED(IV)?\(", b)])
-def test_blocks_run(folders, block):
-    exec(compile(block, str(PAGE), "exec"), {})
+
+def test_the_page(folders):
+    names = {"X": np.zeros((4, 3, 500)), "y": ["sad", "happy"] * 2, "subjects": [1, 1, 2, 2]}
+    for block in BLOCKS:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert names["arrays"].subjects == ["01", "02"]
+    assert names["four"].class_names[3] == "high valence, high arousal"
+    assert names["dataset"].name == "byo"

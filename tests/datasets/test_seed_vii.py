@@ -90,7 +90,7 @@ def test_preprocessed(tmp_path, write_mat):
     for root in (tmp_path, tmp_path / "EEG_preprocessed"):
         dataset = SEEDVII(root)
         assert (dataset.kind, len(dataset), dataset.subjects) == ("preprocessed", 80, ["14"])
-    assert len(dataset.missing) == 19 and dataset.missing[0] == "subject 01: no preprocessed file"
+    assert dataset.missing == ["subjects 1-13, 15-20: no preprocessed file"]
     assert dataset.labels.tolist() == sum(LABELS, [])
     assert dataset.class_names == CLASSES
     for clip, item in zip(ALL, dataset, strict=True):
@@ -123,7 +123,7 @@ def test_partial_downloads(tmp_path, write_mat):
     write_mat("EEG_preprocessed", 10, signals(range(41, 61)))
     dataset = SEEDVII(tmp_path, subjects=(1, 10))
     assert dataset.missing == [
-        "subject 01, session 1: no trial 19-20",
+        "subject 1, session 1: no trial 19-20",
         "subject 10, session 1: no trial 1-20",
         "subject 10, session 2: no trial 1-20",
         "subject 10, session 4: no trial 1-20",
@@ -247,7 +247,7 @@ def test_raw_trials_lie_between_pairs_of_triggers(raw, tmp_path):
     path = raw()
     dataset = SEEDVII(tmp_path)
     assert (dataset.kind, len(dataset), dataset.subjects) == ("raw", 20, ["03"])
-    assert dataset.missing[2] == "subject 03, session 1, 3-4: no raw file"
+    assert dataset.missing[1] == "subject 3, session 1, 3-4: no raw file"
     assert dataset.labels.tolist() == LABELS[1]
     for i, item in enumerate(dataset):
         start, end = EDGES[2 * i : 2 * i + 2]
@@ -272,8 +272,8 @@ def test_two_files_have_their_triggers_in_a_table(raw, tmp_path, stem, began):
     dataset = SEEDVII(tmp_path, subjects=subject, sessions=session)
     assert len(dataset) == 0
     assert dataset.missing == [
-        f"subject {int(subject):02d}, session {session}: its own triggers are wrong, and there is "
-        f"no save_info/{stem}_trigger_info.csv"
+        f"subject {int(subject)}, session {session}: its own triggers are wrong, no "
+        f"save_info/{stem}_trigger_info.csv"
     ]
     (tmp_path / "save_info").mkdir()
     table = tmp_path / "save_info" / f"{stem}_trigger_info.csv"

@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("mne")
 
 from eegfast.report import figures, write_report  # noqa: E402
+from eegfast.report.scalp import on_head  # noqa: E402
 
 EVIL = "<script>alert('x')</script>"
 SVG = "data:image/svg+xml;base64,"
@@ -264,7 +265,7 @@ def test_topomaps_need_positions():
 
 
 def test_head_is_centred_and_holds_the_electrodes():
-    places, radius = figures._on_head(np.array(list(results()["topomaps"]["positions"].values())))
+    places, radius = on_head(np.array(list(results()["topomaps"]["positions"].values())))
     assert places[:, 2].min() == pytest.approx(0)
     assert abs(places[:, 0].mean()) < 1e-9
     assert 0.07 < radius < 0.12

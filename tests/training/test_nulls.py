@@ -38,8 +38,8 @@ def test_swap_null_of_paired_answers_is_binomial():
     labels = np.tile([0, 1], 10)
     null = swap_null(answers(labels, labels, subjects), n_permutations=4000, seed=1)
     assert null.observed == 1
-    assert null.accuracies.mean() == pytest.approx(0.5, abs=0.02)
-    assert null.accuracies.var() == pytest.approx(0.25 / 10, rel=0.1)
+    assert null.values.mean() == pytest.approx(0.5, abs=0.02)
+    assert null.values.var() == pytest.approx(0.25 / 10, rel=0.1)
     assert null.p_value == pytest.approx(1 / 1024, abs=0.002)
 
 
@@ -47,7 +47,7 @@ def test_one_class_answers_have_no_spread():
     subjects = np.repeat(np.arange(10), 2)
     labels = np.tile([0, 1], 10)
     null = swap_null(answers(np.zeros(20, int), labels, subjects), n_permutations=50)
-    assert (null.accuracies == 0.5).all()
+    assert (null.values == 0.5).all()
     assert null.p_value == 1
 
 
@@ -73,8 +73,8 @@ def test_refit_null_trains_on_permuted_labels(study):
     null = refit_null(result, features, Spy, protocol=protocol, n_permutations=19)
     assert len(trained_on) == 4 * 19
     assert len(set(trained_on)) > 19
-    assert abs(null.accuracies.mean() - 0.5) < 0.15
-    assert null.observed == result.accuracy > null.accuracies.mean() + 0.2
+    assert abs(null.values.mean() - 0.5) < 0.15
+    assert null.observed == result.accuracy > null.values.mean() + 0.2
     assert null.p_value <= 0.1
     again = refit_null(result, features, LogisticBaseline, protocol=protocol, n_permutations=19)
-    assert np.array_equal(null.accuracies, again.accuracies)
+    assert np.array_equal(null.values, again.values)
