@@ -53,6 +53,9 @@ def overview(results: Sequence[Any]) -> Iterator[Table | str]:
         name = escape(about["run"])
         for sentence in about["leakage"]:
             yield f"[bold red]{name} leaks.[/] [red]{escape(sentence)}[/]"
+        if about["recipe_leaks"]:
+            yield f"{name}, its recipe on leakage:"
+            yield from (f"[yellow]- {escape(sentence)}[/]" for sentence in about["recipe_leaks"])
         if about["unfinished"]:
             n = len(about["unfinished"])
             yield (

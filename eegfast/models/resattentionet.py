@@ -218,8 +218,10 @@ class ResAttentioNet(Network):
     def _flatten(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, windows, n_chans, n_bands)`` or ``(N, windows, F)`` -> ``(N, F, windows)``."""
         if x.dim() == 4 and x.shape[2:] == (self.n_chans, self.n_bands):
-            x = x.transpose(2, 3).flatten(2)
-        elif x.dim() != 3 or x.shape[2] != self.n_chans * self.n_bands:
+            flat = x.permute(0, 3, 2, 1).flatten(1, 2)
+        elif x.dim() == 3 and x.shape[2] == self.n_chans * self.n_bands:
+            flat = x.transpose(1, 2)
+        else:
             raise ValueError(
                 f"ResAttentioNet: expected features (N, windows, {self.n_chans}, {self.n_bands}) "
                 f"or (N, windows, {self.n_chans * self.n_bands}), got {tuple(x.shape)}"
@@ -230,7 +232,7 @@ class ResAttentioNet(Network):
                 f"ResAttentioNet: expected {self.n_windows or 'at least 1'} windows, "
                 f"got {x.shape[1]}"
             )
-        return x.transpose(1, 2)
+        return flat
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of a batch of sequences.

@@ -188,8 +188,9 @@ class Results:
     Attributes
     ----------
     about : dict
-        ``run``, ``recipe``, ``model``, ``dataset``, ``protocol`` (names), ``protocol_options``,
-        ``leaks`` (bool), ``leakage`` (sentences that say why), ``class_names``, ``n_splits``,
+        ``run``, ``recipe``, ``model``, ``dataset``, ``protocol`` (names), ``select`` (what of the
+        data set), ``protocol_options``, ``leaks`` (bool), ``leakage`` (sentences that say why),
+        ``recipe_leaks`` (what the recipe says besides), ``class_names``, ``n_splits``,
         ``unfinished`` (folders of fits that are not finished and not in here), ``n_subjects``,
         ``level``, ``method``, ``n_draws``, ``n_permutations``, ``seed``.
     units : dict
@@ -265,10 +266,12 @@ def summarise(
         "recipe": recipe["name"],
         "model": recipe["model"]["name"],
         "dataset": recipe["data"]["dataset"],
+        "select": recipe["data"]["select"],
         "protocol": protocol["name"],
         "protocol_options": protocol.get("options") or {},
         "leaks": run.leaks,
         "leakage": _leakage(run),
+        "recipe_leaks": recipe["paper"]["leaks"],
         "class_names": run.class_names,
         "n_splits": len(answers),
         "unfinished": [fit.path.name for fit in run.unfinished],

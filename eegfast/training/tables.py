@@ -270,9 +270,15 @@ def compare(
 
 def _unpaired(first: Results, second: Results) -> str | None:
     """Why two runs cannot be paired."""
-    for what in ("dataset", "protocol", "protocol_options"):
+    same = {
+        "dataset": "another data set",
+        "select": "another part of the data set, or other labels",
+        "protocol": "another protocol",
+        "protocol_options": "other options of the protocol",
+    }
+    for what, why in same.items():
         if first.about[what] != second.about[what]:
-            return f"another {what.replace('_', ' ')}"
+            return why
     tested = [_tested(results.answers) for results in (first, second)]
     if tested[0].keys() != tested[1].keys():
         return "other splits, or not all of them are finished"

@@ -7,20 +7,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("typer")
 from typer.testing import CliRunner  # noqa: E402
 
 from eegfast.cli import app  # noqa: E402
+from eegfast.protocols import Samples  # noqa: E402
 from eegfast.training import summarise  # noqa: E402
+from eegfast.training.experiment import run_experiment  # noqa: E402
+from eegfast.training.recipe import load_recipe  # noqa: E402
 from eegfast.training.runs import Run, fit_folder, write_json, write_predictions  # noqa: E402
-
-RECIPE = {"name": "paper", "model": {"name": "net"}, "data": {"dataset": "SEED"}}
-
-
-@pytest.fixture(autouse=True)
-def recipe(monkeypatch):
-    monkeypatch.setattr(Run, "recipe", SimpleNamespace(as_dict=lambda: RECIPE))
 
 
 def make_run(path, *, right=0.7, seed=0, subjects="abcd", finished=None, **protocol):
@@ -38,6 +35,7 @@ def make_run(path, *, right=0.7, seed=0, subjects="abcd", finished=None, **proto
         ],
     }
     write_json(path / "run.json", facts)
+    load_recipe("resattentionet").save(path / "recipe.yaml")
     rng = np.random.default_rng(seed)
     for folder, subject in list(zip(folders, subjects, strict=True))[:finished]:
         label = np.tile(np.repeat([0, 1, 0, 1, 0, 1], 3), 2)
@@ -80,9 +78,10 @@ def test_it_prints_and_writes_the_scores(tmp_path):
     assert f"{trial['overall']['accuracy']:.3f}" in output and f"{low:.2f}–{high:.2f}" in output
     assert f"{trial['null']['accuracy']['p_value']:.2g}" in output
     assert "[red]wild[/]" in output and "90%" in output and "leaks" not in output
+    assert "mine, its recipe on leakage: - Paper's split: trials shorter than 60 windows" in output
     with (run / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["run"] for row in rows} == {"mine"} and {row["dataset"] for row in rows} == {"SEED"}
+    assert {row["run"] for row in rows} == {"mine"} and {row["dataset"] for row in rows} == {"seed"}
     assert {row["subject_id"] for row in rows} == {"", "a", "b", "c", "d"}
 
 
@@ -184,3 +183,25 @@ def test_the_same_run_gives_the_same_results(tmp_path):
     run = Run(make_run(tmp_path / "run"))
     found = [summarise(run, n_permutations=20, seed=seed).as_dict() for seed in (1, 1, 2)]
     assert found[0] == found[1] != found[2]
+
+
+def test_an_experiment_can_be_evaluated(tmp_path):
+    recipe = load_recipe("resattentionet").override(
+        ["training.stages.0.epochs=1", "model.options.base_width=4", "training.validation.n=1"]
+    )
+    subjects, trials = np.repeat(list("abcdefg"), 4), np.tile([1, 2, 3, 4], 7)
+    prepared = SimpleNamespace(
+        inputs=(torch.randn(28, 8, 3, 2, generator=torch.Generator().manual_seed(0)),),
+        samples=Samples(subjects, ["1"] * 28, trials, trials % 2),
+        class_names=["even", "odd"],
+        ch_names=["C3", "Cz", "C4"],
+        sfreq=1.0,
+        facts={"dataset": "seed"},
+    )
+    run = run_experiment(recipe, prepared, tmp_path / "run", accelerator="cpu")
+    code, output = evaluate(run, "--null", "20")
+    assert code == 0
+    results = json.loads((run / "results.json").read_text())
+    assert (results["protocol"], results["model"]) == ("subject-70-15-15", "resattentionet")
+    assert results["units"]["trial"]["overall"]["n"] == 8 and not results["leaks"]
+    assert results["units"]["trial"]["overall"] == results["units"]["sample"]["overall"]

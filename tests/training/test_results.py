@@ -14,7 +14,8 @@ ABOUT = {
     "run": "mine",
     "recipe": "paper",
     "model": "net",
-    "dataset": "SEED",
+    "dataset": "seed",
+    "select": {},
     "protocol": "subject-k-fold",
     "protocol_options": {},
     "leaks": False,
@@ -267,8 +268,9 @@ def test_runs_of_other_splits_are_not_compared(two):
     other_labels = split("one", "a", "1", [1, 1, 1, 2, 2], [0, 0, 0, 1, 1], [0.5] * 5)
     for second, why in (
         (as_results(two, protocol="random-windows"), "another protocol"),
-        (as_results(two, protocol_options={"seed": 1}), "another protocol options"),
-        (as_results(two, dataset="DEAP"), "another dataset"),
+        (as_results(two, protocol_options={"seed": 1}), "other options of the protocol"),
+        (as_results(two, dataset="DEAP"), "another data set"),
+        (as_results(two, select={"target": "arousal"}), "another part"),
         (as_results(two[:1]), "other splits"),
         (as_results([other_trial, two[1]]), "other trials"),
         (as_results([other_labels, two[1]]), "other labels"),
