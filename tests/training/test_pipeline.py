@@ -29,33 +29,33 @@ def ldm_run(tmp_path_factory):
 
 @pytest.mark.parametrize("which", ["hamnet_run", "ldm_run"])
 def test_a_trial_of_the_data_gets_the_probabilities_that_the_fit_wrote(which, request):
-    path, first = request.getfixturevalue(which)
-    fit = Run(path).fits[0]
-    made = Pipeline.from_run(Run(path), fit)
+    whole = Run(request.getfixturevalue(which))
+    fit = whole.fits[0]
+    made = Pipeline.from_run(whole, fit)
     written = fit.predictions()
-    trials = [np.searchsorted(first, i, "right") - 1 for i in written["sample"]]
-    prepared = [made.prepare(recording(i))[0] for i in dict.fromkeys(trials)]
+    assert set(written["subject_id"]) == {"01"}  # of the first fit: its rest and its task
+    prepared = [made.prepare(recording(i))[0] for i in (0, 1)]
     together = made.classify(tuple(torch.cat(parts) for parts in zip(*prepared, strict=True)))
     np.testing.assert_array_equal(together.astype(np.float32), written["proba"])
-    alone = made(recording(trials[0])).proba  # fewer rows at a time are rounded otherwise
+    alone = made(recording(0)).proba  # fewer rows at a time are rounded otherwise
     np.testing.assert_allclose(alone, written["proba"][: len(alone)], atol=1e-6)
     assert alone.std() > 0
 
 
 def test_a_saved_fit_answers_alike(hamnet_run, tmp_path):
-    run_ = Run(hamnet_run[0])
+    run_ = Run(hamnet_run)
     made = Pipeline.from_run(run_, run_.fits[1])
     loaded = Pipeline.load(made.save(tmp_path / "p"))
     np.testing.assert_array_equal(loaded(recording()).proba, made(recording()).proba)
-    assert loaded.about == made.about and loaded.about["dataset"] == "bundled"
+    assert loaded.about == made.about and loaded.about["dataset"] == "eegmat"
     other = Pipeline.from_run(run_, run_.fits[0])(recording()).proba
     assert not np.array_equal(other, made(recording()).proba)
 
 
 def test_supplied_features_make_no_pipeline(hamnet_run):
-    run_ = Run(hamnet_run[0])
+    run_ = Run(hamnet_run)
     run_.facts["data"]["kind"] = "features"
-    with pytest.raises(ValueError, match="features that bundled supplies"):
+    with pytest.raises(ValueError, match="features that eegmat supplies"):
         Pipeline.from_run(run_, run_.fits[0])
 
 
