@@ -11,6 +11,7 @@ except ImportError as error:
     ) from error
 
 from eegfast.training.answers import Answers
+from eegfast.training.builders import InputsBuilder
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
@@ -19,10 +20,12 @@ from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, pred
 from eegfast.training.inputs import Prepared, prepare
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
+from eegfast.training.pipeline import Pipeline, Prediction
 from eegfast.training.recipe import Recipe, load_recipe, recipe_names
 from eegfast.training.results import Results, score, summarise
 from eegfast.training.runs import Fit, Run
 from eegfast.training.sequences import cut_sequences
+from eegfast.training.streaming import Stream
 from eegfast.training.tables import compare, write_results, write_table
 
 __all__ = [
@@ -31,15 +34,19 @@ __all__ = [
     "Evaluation",
     "Fit",
     "FitResult",
+    "InputsBuilder",
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "Pipeline",
+    "Prediction",
     "Prepared",
     "Progress",
     "Recipe",
     "ResidentLoader",
     "Results",
     "Run",
+    "Stream",
     "TrainingOptions",
     "WindowDataset",
     "balanced_class_weights",
