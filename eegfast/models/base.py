@@ -18,6 +18,7 @@ from eegfast import reference
 from eegfast.models.registry import create, name_of
 
 SUFFIX = ".safetensors"
+_LARGEST = 1_000_000
 
 
 class Network(nn.Module):
@@ -116,9 +117,12 @@ class Network(nn.Module):
         path = Path(path)
         about, tensors = _read(path, device)
         try:
+            _check_numbers(about["config"])
+            with torch.device("meta"):  # shapes alone: nothing is allocated for a hostile file
+                create(about["model"], **about["config"]).load_state_dict(tensors, assign=True)
             network = create(about["model"], **about["config"])
             network.load_state_dict(tensors)
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a constructor says to arguments that make no sense
             raise ValueError(f"{path}: {error}") from None
         if not isinstance(network, cls):
             raise ValueError(f"{path}: a {cls.__name__} expected, this is {about['model']}")
@@ -224,12 +228,22 @@ def _read(path: Path, device: str) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f"{path}: not a safetensors file: {error}") from None
     try:
         about = json.loads(metadata["eegfast"])
-        about["model"], dict(about["config"])
-    except (KeyError, TypeError, ValueError):
+        if not (isinstance(about["model"], str) and isinstance(about["config"], dict)):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(
             f"{path}: weights without a configuration; `save_pretrained` of a network writes both"
         ) from None
     return about, tensors
+
+
+def _check_numbers(value: object) -> None:
+    """Refuse numbers that no network of ours has: its constructor would try for a long time."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_numbers(part)
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
+        raise ValueError(f"numbers up to {_LARGEST:,} expected in the configuration, got {value!r}")
 
 
 def _convolution_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None, *options) -> Tensor:
