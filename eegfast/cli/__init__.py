@@ -21,6 +21,7 @@ from eegfast.cli.info import info
 from eegfast.cli.predict import EXAMPLES as PREDICT_EXAMPLES
 from eegfast.cli.predict import predict
 from eegfast.cli.report import REPORT_EXAMPLES, report
+from eegfast.cli.reproduce import REPRODUCE_EXAMPLES, reproduce
 from eegfast.cli.synth import EXAMPLES as SYNTH_EXAMPLES
 from eegfast.cli.synth import synth
 from eegfast.cli.train import EXAMPLES as TRAIN_EXAMPLES
@@ -41,6 +42,7 @@ app.command()(info)
 app.command(epilog=EXAMPLES)(extract)
 app.command()(demo)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=REPRODUCE_EXAMPLES)(reproduce)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=SYNTH_EXAMPLES)(synth)
 app.command(epilog=TRAIN_EXAMPLES)(train)

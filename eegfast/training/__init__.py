@@ -11,16 +11,21 @@ except ImportError as error:
     ) from error
 
 from eegfast.training.answers import Answers
+from eegfast.training.builders import InputsBuilder
 from eegfast.training.data import ResidentLoader, WindowDataset
 from eegfast.training.estimators import LogisticBaseline, NetworkEstimator
 from eegfast.training.evaluation import Evaluation, cross_validate
 from eegfast.training.experiment import Progress, run_experiment
 from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, predict_proba
+from eegfast.training.inputs import Prepared, prepare
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
+from eegfast.training.pipeline import Pipeline, Prediction
+from eegfast.training.recipe import Recipe, load_recipe, recipe_names
 from eegfast.training.results import Results, score, summarise
 from eegfast.training.runs import Fit, Run
 from eegfast.training.sequences import cut_sequences
+from eegfast.training.streaming import Stream
 from eegfast.training.tables import compare, write_results, write_table
 
 __all__ = [
@@ -29,13 +34,19 @@ __all__ = [
     "Evaluation",
     "Fit",
     "FitResult",
+    "InputsBuilder",
     "LogisticBaseline",
     "NetworkEstimator",
     "NullResult",
+    "Pipeline",
+    "Prediction",
+    "Prepared",
     "Progress",
+    "Recipe",
     "ResidentLoader",
-    "Run",
     "Results",
+    "Run",
+    "Stream",
     "TrainingOptions",
     "WindowDataset",
     "balanced_class_weights",
@@ -44,8 +55,11 @@ __all__ = [
     "cut_sequences",
     "evaluate",
     "fit",
+    "load_recipe",
     "permute_within",
     "predict_proba",
+    "prepare",
+    "recipe_names",
     "refit_null",
     "run_experiment",
     "score",

@@ -47,11 +47,7 @@ class InputsBuilder:
             raise ValueError(
                 f"inputs: name must be one of {', '.join(BUILDERS)}, got {self.name!r}"
             )
-        known = {
-            key: parameter.default
-            for key, parameter in inspect.signature(BUILDERS[self.name]).parameters.items()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
+        known = known_options(self.name)
         for key in self.options:
             if key not in known:
                 raise ValueError(
@@ -117,3 +113,12 @@ BUILDERS: dict[str, Callable[..., ModelInputs]] = {
     "resattentionet": features.resattentionet_inputs,
 }
 """The builders, under the names of their networks."""
+
+
+def known_options(name: str) -> dict[str, Any]:
+    """Options of a builder, with their defaults."""
+    return {
+        key: parameter.default
+        for key, parameter in inspect.signature(BUILDERS[name]).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }

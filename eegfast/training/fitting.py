@@ -224,7 +224,7 @@ def _train(
     y = torch.from_numpy(labels)
     train_labels = y[data.train.cpu()]
     network = stage_network(task.network, task.network_options, stages[: first + 1], task.seed)
-    best_epoch = None
+    best_epoch, logger = None, _logger(task.folder) if rank == 0 else None
     for number in range(first, len(stages)):
         stage, resumed = stages[number], state if number == first else None
         options = stage_options(task.training, stage, task.accelerator)
@@ -257,7 +257,7 @@ def _train(
             options.batch_size,
             shuffle=True,
             generator=order,
-            drop_last=len(data.train) % options.batch_size == 1 < len(data.train),
+            drop_last=_too_few(len(data.train), options.batch_size, world),
             indices=data.train.cpu(),
             share=(rank, world),
         )
@@ -276,6 +276,7 @@ def _train(
             keep_best=keep_best,
             resumed=resumed,
             on_epoch=on_epoch,
+            logger=logger,
         )
         left = options.max_epochs - (resumed["epoch"] if resumed else 0)
         if left > 0 and not (resumed and resumed["stopped"]):
@@ -285,7 +286,6 @@ def _train(
                 seed=derive(task.seed, number, 2),
                 epochs=left,
                 callbacks=[*([keep_best] if keep_best else []), checkpoints],
-                logger=_logger(task.folder) if rank == 0 else False,
             )
         network = module.model.cpu()
         for parameter in stopped:
@@ -294,13 +294,20 @@ def _train(
         if options.keeps_best:
             network.load_state_dict(keep_best.weights)
             best_epoch = keep_best.best_epoch
+    if logger is not None:
+        logger.finalize("success")
     return network.eval(), rows, best_epoch
+
+
+def _too_few(n: int, batch_size: int, world: int) -> bool:
+    """Whether BatchNorm cannot use the last batch: a process would have one sample, or none."""
+    return n > batch_size and 0 < n % batch_size < 2 * world
 
 
 def _logger(folder: Path):
     """TensorBoard's, where it is installed; the learning curve is in history.csv anyway."""
     if importlib.util.find_spec("tensorboard") is None:
-        return False
+        return None
     from lightning.pytorch.loggers import TensorBoardLogger
 
     run = folder.parent.parent

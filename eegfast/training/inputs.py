@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eegfast import __version__, features
+from eegfast import __version__
 from eegfast._processes import locked
 from eegfast.datasets import Dataset, Recording, TrialFeatures
 from eegfast.datasets._synthetic_marker import synthetic_scale
@@ -26,6 +25,7 @@ from eegfast.features.store import FeatureStore
 from eegfast.protocols import Samples
 from eegfast.training._inputs_cache import check_room, read_entry, write_entry
 from eegfast.training._plain import nearest
+from eegfast.training.builders import InputsBuilder, known_options
 from eegfast.training.recipe import Data, Recipe
 from eegfast.training.sources import open_source
 
@@ -262,17 +262,9 @@ class _Work:
         )
 
 
-def _builder(name: str) -> Callable:
-    return getattr(features, f"{name.replace('-', '_')}_inputs")
-
-
 def _check_options(data: Data) -> None:
     """Options must be the builder's, plain ones: they are kept and applied elsewhere too."""
-    known = {
-        key: parameter.default
-        for key, parameter in inspect.signature(_builder(data.inputs)).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    known = known_options(data.inputs)
     for key in data.options:
         if key not in known:
             raise ValueError(f"data.options.{key}: unknown key; {nearest(key, known)}")
@@ -296,9 +288,8 @@ def _inputs_of(item: Recording | TrialFeatures, name: str, options: dict) -> tup
         window, step = options.get("window", 4.0), options.get("step")
         count = count_windows(name, signal, item.sfreq, window, window if step is None else step)[2]
         options = {**options, "n_windows": count}
-    names = [item.ch_names] if name in ("ldm-eeg", "sst-emotionnet") else []
     with torch.inference_mode():
-        return tuple(_builder(name)(signal, item.sfreq, *names, **options))
+        return tuple(InputsBuilder(name, options)(signal, item.sfreq, item.ch_names))
 
 
 def _sequence(item: TrialFeatures, name: str, options: dict) -> Tensor:

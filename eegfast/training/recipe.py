@@ -61,12 +61,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """Who published what; what we had to guess (`readings`); what its split leaks (`leaks`)."""
+    """Who published what; what we had to guess (`readings`); what its split leaks (`leaks`);
+    what its mean and standard deviation are taken over (`per`)."""
 
     citation: str = ""
     claims: list[Claim] = field(default_factory=list)
     readings: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
+    per: Literal["splits", "sessions", "subjects"] = "splits"
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,8 @@ class Training:
 
     ``selection`` keeps the last epoch's weights or the best one's by ``best_by``; ``patience``
     stops a stage after that many epochs without a lower validation loss. ``augmentation`` has
-    ``feature_offset`` and ``noise``, both standard deviations.
+    ``feature_offset`` and ``noise``, both standard deviations. ``sync_batchnorm``: several
+    processes on GPUs take batch statistics together.
     """
 
     stages: list[Stage]
@@ -255,7 +258,8 @@ class Training:
     best_by: Literal["val_loss", "val_accuracy"] = "val_loss"
     patience: int | None = None
     gradient_clip: float | None = None
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    sync_batchnorm: bool = False
     augmentation: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):

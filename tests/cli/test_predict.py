@@ -30,7 +30,7 @@ def wide_terminal(monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return pipeline_parts.run(tmp_path_factory.mktemp("run") / "hamnet")[0]
+    return pipeline_parts.run(tmp_path_factory.mktemp("run") / "hamnet")
 
 
 @pytest.fixture

@@ -72,6 +72,16 @@ class Experiment:
             }
         )
 
+    def alone(self):
+        """A network without BatchNorm and dropout, whose steps depend on whole batches only."""
+        training = self.recipe(stages=1, gradient_clip=1.0).as_dict()
+        training["model"] = {
+            "name": "scalingnet",
+            "options": {"filters": [3, 2], "kernel_length": 9},
+        }
+        training["training"]["stages"][0]["model"] = {}
+        return type(self.recipe()).from_dict(training)
+
     def prepared(self, seed=0):
         from types import SimpleNamespace
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Small pipelines, and a small run, for the tests of pipelines and of ``eegfast predict``."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from eegfast import models
 from eegfast.datasets import EEGMAT
-from eegfast.protocols import Samples
 from eegfast.training.builders import InputsBuilder
 from eegfast.training.pipeline import Pipeline
 
@@ -43,50 +41,31 @@ def pipeline(name="hamnet", options=None, **more):
 
 def recording(number=1, seconds=SECONDS):
     """The beginning of a bundled recording: of the first, third ... it is rest."""
-    from dataclasses import replace
-
     whole = EEGMAT(subjects=[1, 3, 4])[number]
     return replace(whole, signal=whole.signal[:, : int(seconds * 200)])
 
 
-@dataclass
-class Prepared:
-    inputs: tuple
-    samples: Samples
-    class_names: tuple
-    ch_names: list
-    sfreq: float
-    facts: dict
-
-
-def run(folder, name="hamnet", normalization="train_zscore", splits=None, protocol=None):
+def run(folder, name="hamnet", normalization="channel_zscore", splits=None):
     """Train a small network for an epoch on three subjects, one left out at a time."""
-    from eegfast.training.experiment import run_experiment
-    from eegfast.training.recipe import Recipe
+    from eegfast.training import Recipe, prepare, run_experiment
 
-    inputs = InputsBuilder(name, SMALL[name][1])
-    trials = [recording(i) for i in range(6)]
-    made = [inputs(torch.from_numpy(t.signal), 200, CH_NAMES) for t in trials]
-    windows = [len(rows[0]) for rows in made]
-    prepared = Prepared(
-        tuple(torch.cat(parts).float() for parts in zip(*made, strict=True)),
-        Samples.from_trials(trials, windows),
-        EEGMAT.class_names,
-        CH_NAMES,
-        200.0,
-        {"dataset": "bundled", "kind": "raw"},
-    )
     recipe = Recipe.from_dict(
         {
             "name": f"small-{name}",
-            "data": {"dataset": "bundled", "inputs": name, "options": SMALL[name][1]},
+            "data": {
+                "dataset": "eegmat",
+                "select": {"subjects": [1, 3, 4]},
+                "seconds": SECONDS,
+                "inputs": name,
+                "options": SMALL[name][1],
+            },
             "model": {"name": name, "options": SMALL[name][0]},
-            "protocols": {"honest": protocol or {"name": "leave-one-subject-out"}},
+            "protocols": {"honest": {"name": "leave-one-subject-out"}},
             "normalization": {"name": normalization},
             "training": {"stages": [{"name": "only", "epochs": 1, "batch_size": 16}]},
         }
     )
-    path = run_experiment(
+    prepared = prepare(recipe, "bundled")
+    return run_experiment(
         recipe, prepared, folder, protocol="honest", splits=splits, accelerator="cpu"
     )
-    return path, np.cumsum([0, *windows])

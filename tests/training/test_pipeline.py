@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import pickle
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,33 +29,33 @@ def ldm_run(tmp_path_factory):
 
 @pytest.mark.parametrize("which", ["hamnet_run", "ldm_run"])
 def test_a_trial_of_the_data_gets_the_probabilities_that_the_fit_wrote(which, request):
-    path, first = request.getfixturevalue(which)
-    fit = Run(path).fits[0]
-    made = Pipeline.from_run(Run(path), fit)
+    whole = Run(request.getfixturevalue(which))
+    fit = whole.fits[0]
+    made = Pipeline.from_run(whole, fit)
     written = fit.predictions()
-    trials = [np.searchsorted(first, i, "right") - 1 for i in written["sample"]]
-    prepared = [made.prepare(recording(i))[0] for i in dict.fromkeys(trials)]
+    assert set(written["subject_id"]) == {"01"}  # of the first fit: its rest and its task
+    prepared = [made.prepare(recording(i))[0] for i in (0, 1)]
     together = made.classify(tuple(torch.cat(parts) for parts in zip(*prepared, strict=True)))
     np.testing.assert_array_equal(together.astype(np.float32), written["proba"])
-    alone = made(recording(trials[0])).proba  # fewer rows at a time are rounded otherwise
+    alone = made(recording(0)).proba  # fewer rows at a time are rounded otherwise
     np.testing.assert_allclose(alone, written["proba"][: len(alone)], atol=1e-6)
     assert alone.std() > 0
 
 
 def test_a_saved_fit_answers_alike(hamnet_run, tmp_path):
-    run_ = Run(hamnet_run[0])
+    run_ = Run(hamnet_run)
     made = Pipeline.from_run(run_, run_.fits[1])
     loaded = Pipeline.load(made.save(tmp_path / "p"))
     np.testing.assert_array_equal(loaded(recording()).proba, made(recording()).proba)
-    assert loaded.about == made.about and loaded.about["dataset"] == "bundled"
+    assert loaded.about == made.about and loaded.about["dataset"] == "eegmat"
     other = Pipeline.from_run(run_, run_.fits[0])(recording()).proba
     assert not np.array_equal(other, made(recording()).proba)
 
 
 def test_supplied_features_make_no_pipeline(hamnet_run):
-    run_ = Run(hamnet_run[0])
+    run_ = Run(hamnet_run)
     run_.facts["data"]["kind"] = "features"
-    with pytest.raises(ValueError, match="features that bundled supplies"):
+    with pytest.raises(ValueError, match="features that eegmat supplies"):
         Pipeline.from_run(run_, run_.fits[0])
 
 
@@ -438,3 +440,13 @@ def test_hostile_numbers_of_a_normalisation_are_refused(arrays, tmp_path):
     save_file(arrays, folder / "normalization.safetensors")
     with pytest.raises(ValueError, match=str(folder)):
         Pipeline.load(folder)
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "predict.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    assert len(names["prediction"]) == 60 and (tmp_path / "shared" / "pipeline.json").exists()
