@@ -60,9 +60,9 @@ def save(pipeline: Pipeline, folder: str | os.PathLike) -> Path:
         if folder.exists():
             os.replace(folder, old)
         os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

@@ -173,6 +173,21 @@ def test_a_flat_channel_leaves_its_windows_without_an_answer():
     assert "1 of 8 windows have no answer" in " ".join(answer.notes)
 
 
+def test_a_network_that_swallows_infinity_has_no_answer_either():
+    class Clipped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.scale * x.clamp(0, 1)
+
+    made = pipeline()
+    made.model = Clipped()
+    proba = made.classify((torch.tensor([[0.0, 1.0], [-torch.inf, 1.0]]),))
+    assert np.isfinite(proba[0]).all() and np.isnan(proba[1]).all()
+
+
 def test_rows_say_when_and_what():
     answer = pipeline("ldm-eeg")(recording())
     rows = list(answer.rows())
@@ -394,6 +409,31 @@ def test_hostile_weights_are_one_error_that_names_the_file(change, tmp_path):
     folder = pipeline().save(tmp_path / "p")
     rewrite(folder / "model.safetensors", change)
     with pytest.raises(ValueError, match=r"model\.safetensors"):
+        Pipeline.load(folder)
+
+
+def test_nothing_is_allocated_for_weights_that_are_not_there(tmp_path, monkeypatch):
+    from eegfast.models import base
+
+    folder = pipeline().save(tmp_path / "p")
+    rewrite(folder / "model.safetensors", lambda about, _: about["config"].update(n_spatial=10**6))
+    create, places = base.create, []
+
+    def watched(*args, **kwargs):
+        places.append(torch.empty(0).device.type)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(base, "create", watched)
+    with pytest.raises(ValueError, match="size mismatch"):
+        Pipeline.load(folder)
+    assert places == ["meta"]
+
+
+def test_a_network_without_end_is_refused_at_once(tmp_path):
+    folder = pipeline("sst-emotionnet").save(tmp_path / "p")
+    change = {"frequency_depth": 3 * 10**9 + 4}
+    rewrite(folder / "model.safetensors", lambda about, _: about["config"].update(change))
+    with pytest.raises(ValueError, match="numbers up to 1,000,000"):
         Pipeline.load(folder)
 
 
