@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,8 @@ from eegfast.protocols import Samples, Split, make_normalization
 from eegfast.training.data import ResidentLoader
 from eegfast.training.fit import predict_proba
 from eegfast.training.module import ClassificationModule, balanced_class_weights
-from eegfast.training.runs import Fit, write_file, write_history, write_json, write_predictions
+from eegfast.training.normalizations import write_normalization
+from eegfast.training.runs import Fit, write_history, write_json, write_predictions
 from eegfast.training.stages import (
     Checkpoints,
     derive,
@@ -131,7 +131,7 @@ def _fit(task, inputs, samples, on_epoch, rank: int, world: int) -> None:
     test = task.split.test
     folder = task.folder
     network.cpu().save_pretrained(folder / "model.safetensors")
-    _write_normalization(folder / "pipeline", task.normalization, normalizations)
+    write_normalization(folder / "pipeline", normalizations)
     write_predictions(
         folder / "predictions.npz",
         proba=proba,
@@ -224,7 +224,7 @@ def _train(
     y = torch.from_numpy(labels)
     train_labels = y[data.train.cpu()]
     network = stage_network(task.network, task.network_options, stages[: first + 1], task.seed)
-    best_epoch = None
+    best_epoch, logger = None, _logger(task.folder) if rank == 0 else None
     for number in range(first, len(stages)):
         stage, resumed = stages[number], state if number == first else None
         options = stage_options(task.training, stage, task.accelerator)
@@ -276,6 +276,7 @@ def _train(
             keep_best=keep_best,
             resumed=resumed,
             on_epoch=on_epoch,
+            logger=logger,
         )
         left = options.max_epochs - (resumed["epoch"] if resumed else 0)
         if left > 0 and not (resumed and resumed["stopped"]):
@@ -285,7 +286,6 @@ def _train(
                 seed=derive(task.seed, number, 2),
                 epochs=left,
                 callbacks=[*([keep_best] if keep_best else []), checkpoints],
-                logger=_logger(task.folder) if rank == 0 else False,
             )
         network = module.model.cpu()
         for parameter in stopped:
@@ -294,6 +294,8 @@ def _train(
         if options.keeps_best:
             network.load_state_dict(keep_best.weights)
             best_epoch = keep_best.best_epoch
+    if logger is not None:
+        logger.finalize("success")
     return network.eval(), rows, best_epoch
 
 
@@ -305,31 +307,8 @@ def _too_few(n: int, batch_size: int, world: int) -> bool:
 def _logger(folder: Path):
     """TensorBoard's, where it is installed; the learning curve is in history.csv anyway."""
     if importlib.util.find_spec("tensorboard") is None:
-        return False
+        return None
     from lightning.pytorch.loggers import TensorBoardLogger
 
     run = folder.parent.parent
     return TensorBoardLogger(run, name="tensorboard", version=folder.name)
-
-
-def _write_normalization(folder: Path, name: str, normalizations: Sequence) -> None:
-    """Numbers of a fitted normalisation, one set per input, if it has any."""
-    from safetensors.numpy import save_file
-
-    arrays = {
-        f"{number}.{key.rstrip('_')}": np.ascontiguousarray(value)
-        for number, normalization in enumerate(normalizations)
-        for key, value in vars(normalization).items()
-        if isinstance(value, np.ndarray)
-    }
-    if not arrays:
-        return
-    about = {
-        "name": name,
-        "inputs": len(normalizations),
-        "transductive": normalizations[0].transductive,
-        "statement": normalizations[0].statement,
-    }
-    metadata = {"eegfast": json.dumps(about)}
-    write_file(folder / "normalization.safetensors", lambda part: save_file(arrays, part, metadata))
-    write_json(folder / "normalization.json", about)

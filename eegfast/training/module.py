@@ -195,7 +195,7 @@ def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimi
     for group in groups:
         group["params"] = [p for p in group["params"] if p.requires_grad]
     # A fused optimizer unscales gradients by itself, behind the back of whoever clips them.
-    fused = not (options.gradient_clip and options.precision == "16-mixed")
+    fused = not (options.gradient_clip and options.precision.endswith("-mixed"))
     common = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": fused}
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=options.momentum, **common)

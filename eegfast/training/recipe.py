@@ -247,7 +247,8 @@ class Training:
 
     ``selection`` keeps the last epoch's weights or the best one's by ``best_by``; ``patience``
     stops a stage after that many epochs without a lower validation loss. ``augmentation`` has
-    ``feature_offset`` and ``noise``, both standard deviations.
+    ``feature_offset`` and ``noise``, both standard deviations. ``sync_batchnorm``: several
+    processes on GPUs take batch statistics together.
     """
 
     stages: list[Stage]
@@ -257,7 +258,8 @@ class Training:
     best_by: Literal["val_loss", "val_accuracy"] = "val_loss"
     patience: int | None = None
     gradient_clip: float | None = None
-    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    sync_batchnorm: bool = False
     augmentation: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):

@@ -75,7 +75,14 @@ def stage_options(training: Mapping, stage: Mapping, accelerator: str = "auto") 
     for name in ("betas", "milestones"):
         if name in values:
             values[name] = tuple(values[name])
-    for name in ("selection", "patience", "gradient_clip", "precision", "best_by"):
+    for name in (
+        "selection",
+        "patience",
+        "gradient_clip",
+        "precision",
+        "best_by",
+        "sync_batchnorm",
+    ):
         if training.get(name) is not None:
             values[name] = training[name]
     try:
@@ -241,6 +248,8 @@ class Checkpoints(Callback):
         A checkpoint of this stage.
     on_epoch : callable, optional
         Given each new row of the learning curve.
+    logger : Lightning logger, optional
+        Given each new row's figures too.
     """
 
     def __init__(
@@ -256,7 +265,9 @@ class Checkpoints(Callback):
         keep_best: KeepBest | None,
         resumed: Mapping | None = None,
         on_epoch: Callable[[dict], None] | None = None,
+        logger=None,
     ):
+        self.logger = logger
         self.folder, self.stage, self.stage_name = folder, stage, stage_name
         self.seed, self.rank, self.order = seed, rank, order
         self.rows, self.keep_best, self.resumed = rows, keep_best, resumed
@@ -302,9 +313,9 @@ class Checkpoints(Callback):
         self.rows.append(row)
         if self.rank == 0:
             self._save(trainer, module)
-            for logger in trainer.loggers:
+            if self.logger is not None:  # steps are epochs over all stages, resumed or not
                 figures = {name: v for name, v in row.items() if isinstance(v, float)}
-                logger.log_metrics(figures, step=len(self.rows))
+                self.logger.log_metrics(figures, step=len(self.rows))
             if self.on_epoch is not None:
                 self.on_epoch(row)
 

@@ -122,7 +122,6 @@ def run_trainer(
     seed: int,
     epochs: int | None = None,
     callbacks: Sequence[Callback] = (),
-    logger: object = False,
 ) -> None:
     """Train a module in place.
 
@@ -138,8 +137,6 @@ def run_trainer(
         Epochs to run; default: all of the options'.
     callbacks : sequence of Callback
         Run in their order.
-    logger : Lightning logger or False
-        Where figures go.
 
     Raises
     ------
@@ -171,7 +168,7 @@ def run_trainer(
         "deterministic": "warn" if on_gpu else True,  # some pooling has no other gradient there
         "precision": options.precision,
         "gradient_clip_val": options.gradient_clip,
-        "logger": logger,
+        "logger": False,
         "callbacks": list(callbacks),
         "enable_checkpointing": False,
         "enable_progress_bar": False,

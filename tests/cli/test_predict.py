@@ -138,6 +138,7 @@ def test_a_fit_can_be_passed_on_without_its_run(run, tmp_path):
     assert result.exit_code == 0 and "shared" in result.output
     assert sorted(p.name for p in folder.iterdir()) == [
         "model.safetensors",
+        "normalization.json",
         "normalization.safetensors",
         "pipeline.json",
     ]

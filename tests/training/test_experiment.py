@@ -237,6 +237,52 @@ def test_precision_clipping_and_noise_are_used(tmp_path, experiment, finished, c
     assert torch.isfinite(weights).all() and not torch.equal(weights, others)
 
 
+def test_mixed_precision_goes_on_where_it_was(tmp_path, experiment, assert_same):
+    recipe = experiment.recipe(precision="16-mixed", gradient_clip=0.5)
+
+    def stop(news):
+        if news.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(tmp_path / "parts", recipe, splits=1, progress=stop)
+    whole = experiment.run(tmp_path / "whole", recipe, splits=1)
+    assert_same(whole, experiment.run(tmp_path / "parts", recipe, splits=1))
+
+
+def test_every_epoch_has_an_order_of_its_own(tmp_path, experiment, monkeypatch):
+    step, seen = ClassificationModule.training_step, []
+
+    def spy(self, batch, index):
+        seen.append(batch[0][0][:, 0, 0].clone())
+        return step(self, batch, index)
+
+    monkeypatch.setattr(ClassificationModule, "training_step", spy)
+    experiment.run(tmp_path / "run", splits=1)
+    epochs = [torch.cat(seen[i : i + 5]) for i in range(0, 30, 5)]
+    assert all(torch.equal(epoch.sort()[0], epochs[0].sort()[0]) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 6
+
+
+def test_tensorboard_gets_every_epoch(tmp_path, experiment, monkeypatch):
+    from eegfast.training import fitting
+
+    logged = []
+
+    class Logger:
+        def log_metrics(self, figures, step):
+            logged.append((step, sorted(figures)))
+
+        def finalize(self, status):
+            logged.append(status)
+
+    monkeypatch.setattr(fitting, "_logger", lambda folder: Logger())
+    experiment.run(tmp_path / "run", experiment.recipe(epochs=1), splits=1)
+    names = ["data_seconds", "lr", "seconds", "train_accuracy", "train_loss"]
+    names += ["val_accuracy", "val_loss"]
+    assert logged == [(1, names), (2, names), "success"]
+
+
 def test_seeds_matter(tmp_path, experiment, finished):
     recipe = experiment.recipe().override(["seed=4"])
     other = experiment.run(tmp_path / "run", recipe, splits=1).fits[0].model().state_dict()

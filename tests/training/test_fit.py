@@ -156,6 +156,86 @@ def test_feature_offset_is_constant_over_windows_and_only_in_training():
     assert len(training[0][:, 0].unique()) == 64 * 6
 
 
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 2), nn.Linear(1, 2, bias=False)
+
+    def forward(self, x, y):
+        return self.first(x) + self.second(y)
+
+
+def test_networks_with_several_inputs(samples):
+    x, y = samples
+    told = (2.0 * y[:, None] - 1).astype(np.float32)
+    torch.manual_seed(0)
+    options = TrainingOptions(max_epochs=20, lr=5e-2, batch_size=8, accelerator="cpu")
+    inputs = (np.zeros_like(x), told)
+    model = fit(TwoInputs(), inputs, y, n_outputs=2, options=options, validation=(inputs, y)).model
+    assert evaluate(model, inputs, y)["accuracy"] == 1.0
+    assert predict_proba(model, inputs, batch_size=3).shape == (40, 2)
+    with pytest.raises(ValueError, match="as many labels"):
+        fit(TwoInputs(), (x, told[:5]), y, n_outputs=2, options=options)
+
+
+@pytest.mark.parametrize(
+    "schedule, rates",
+    [
+        ({"schedule": "none"}, [0.1] * 4),
+        ({"schedule": "steps", "milestones": (1, 3), "step_factor": 0.5}, [0.1, 0.05, 0.05, 0.025]),
+        ({"schedule": "cosine", "min_lr": 0.0}, [0.1, 0.0853553, 0.05, 0.0146447]),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_schedules_and_optimizers(samples, schedule, rates, optimizer):
+    options = TrainingOptions(
+        max_epochs=4, lr=0.1, batch_size=8, optimizer=optimizer, accelerator="cpu", **schedule
+    )
+    module = ClassificationModule(network(), 2, options)
+    configured = module.configure_optimizers()
+    made = configured["optimizer"] if isinstance(configured, dict) else configured
+    assert type(made).__name__.lower() == optimizer
+    history = fit(network(), *samples, n_outputs=2, options=options).history
+    assert history["lr"] == pytest.approx(rates, rel=1e-4)
+
+
+def test_penalties_are_the_networks_own():
+    class Penalised(nn.Linear):
+        def parameter_groups(self, l2):
+            return [{"params": [self.weight], "weight_decay": 2 * l2}, {"params": [self.bias]}]
+
+    options = TrainingOptions(optimizer="adam", l2=0.1, weight_decay=0.0)
+    groups = ClassificationModule(Penalised(4, 2), 2, options).configure_optimizers()["optimizer"]
+    assert [g["weight_decay"] for g in groups.param_groups] == [0.2, 0.0]
+    with pytest.raises(ValueError, match="Linear does not say which of its weights are penalised"):
+        ClassificationModule(nn.Linear(4, 2), 2, options).configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"optimizer": "adamax"}, "optimizer must be one of adamw, adam, sgd, got 'adamax'"),
+        ({"selection": "first"}, "selection must be one of best, last, got 'first'"),
+        ({"precision": "64-true"}, "precision must be one of"),
+        ({"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
+    ],
+)
+def test_options_are_checked(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions(**wrong)
+
+
+def test_statistics_of_several_processes_need_gpus_and_plain_layers(samples, monkeypatch):
+    options = TrainingOptions(max_epochs=1, sync_batchnorm=True, accelerator="cpu")
+    with pytest.raises(ValueError, match="on GPUs only"):
+        fit(network(), *samples, n_outputs=2, options=options)
+    from eegfast.models import HAMNet
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="FilterBankPower normalises inside a fused operator"):
+        fit(HAMNet(), np.zeros((4, 62, 200)), [0, 1, 0, 1], n_outputs=3, options=options)
+
+
 def test_balanced_class_weights():
     weights = balanced_class_weights(torch.tensor([0, 0, 0, 1]), 2)
     assert weights.tolist() == pytest.approx([4 / 6, 2.0])
