@@ -17,6 +17,7 @@ NOTES = {
     "eegmat": "The bundled recordings are rest against mental arithmetic: nothing here is about "
     "emotion.",
 }
+UNTOLD = ("cache", "key", "notes", "path", "root", "seconds")  # of the data's facts
 ROLE_WORDS = {"paper": "the paper's split", "honest": "an honest split"}
 
 
@@ -76,15 +77,9 @@ def gather(
 
 
 def role_of(run: Run) -> str:
-    """``"paper"`` or ``"honest"``, which the recipe calls the run's protocol, or nothing."""
-    protocols = run.recipe.as_dict().get("protocols") or {}
-    options = run.protocol.get("options") or {}
-    for role in ("paper", "honest"):
-        planned = protocols.get(role) or {}
-        asked = planned.get("options") or {}
-        if planned.get("name") == run.protocol["name"] and asked.items() <= options.items():
-            return role
-    return ""
+    """``"paper"`` or ``"honest"``, which the run's recipe calls its protocol, or nothing."""
+    (*_, role) = run.recipe.protocols
+    return role if role in ROLE_WORDS else ""
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -179,13 +174,18 @@ def _provenance(run: Run) -> dict[str, str]:
         "Seed": facts.get("seed"),
         "Protocol": {"name": protocol["name"], **(protocol.get("options") or {})},
         "Protocol's source": protocol.get("citation"),
-        "Data": facts["data"],
+        "Data": {
+            name: value
+            for name, value in facts["data"].items()
+            if name not in UNTOLD and value not in (None, [], {})
+        },
+        "About the data": facts["data"].get("notes"),
         "SHA-256 of the samples": facts.get("content"),
         "Training": f"{len(run.fits)} fits in {_duration(seconds)}",
         "Software": facts.get("software"),
         "Machine": facts.get("machine"),
     }
-    return {name: _text(value) for name, value in shown.items() if value not in (None, {}, "")}
+    return {name: _text(value) for name, value in shown.items() if value not in (None, [], {}, "")}
 
 
 def _text(value: Any) -> str:

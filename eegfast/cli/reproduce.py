@@ -152,7 +152,8 @@ def reproduce(
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
-    _finish(plan, prepared.facts["dataset"], found, quick, out)
+    about = {"dataset": prepared.facts["dataset"], "quick": quick, "splits": splits}
+    _finish(plan, found, about, out)
     _report([out / name for name in names], out / "report.html", place if quick else None, console)
 
 
@@ -200,7 +201,7 @@ def _run(plan, prepared, out: Path, name: str, options, console) -> dict:
     return figures_of(run, results, plan.paper.per)
 
 
-def _finish(plan, dataset: str, found: dict, quick: bool, out: Path) -> None:
+def _finish(plan, found: dict, about: dict, out: Path) -> None:
     """Write reproduction.json and print the table."""
     from rich.console import Console
     from rich.markup import escape
@@ -209,7 +210,7 @@ def _finish(plan, dataset: str, found: dict, quick: bool, out: Path) -> None:
     from eegfast.training.reproduction import reproduction
     from eegfast.training.runs import write_json
 
-    told = reproduction(plan, dataset, found, quick=quick)
+    told = reproduction(plan, runs=found, **about)
     path = write_json(out / "reproduction.json", told)
     console = Console(highlight=False)
     for part in comparison_table(told):

@@ -5,6 +5,7 @@ from eegfast.protocols.holdout import hold_out_subjects
 from eegfast.protocols.leakage import LeakageError, LeakageWarning, check_split
 from eegfast.protocols.normalization import (
     NORMALIZATIONS,
+    ChannelZScore,
     NoNormalization,
     SubjectZScore,
     TrainZScore,
@@ -30,6 +31,7 @@ from eegfast.protocols.splits import (
 )
 
 __all__ = [
+    "ChannelZScore",
     "NORMALIZATIONS",
     "CrossSession",
     "CustomSplit",

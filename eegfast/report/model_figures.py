@@ -297,7 +297,7 @@ def temporal_attention(attention: Mapping[str, Any]) -> Figure:
             axis.bar(x, weights[k, head], width * 0.92, color=colour, label=short(name, 16))
         axis.axhline(1 / n_steps, color=ORANGE if n_classes == 1 else GREY, lw=1, ls="--")
         axis.set_title(f"head {head + 1}")
-        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axis.set_xticks(range(1, n_steps + 1, -(-n_steps // 12)))
         axis.set_xlim(0.4, n_steps + 0.6)
     axes[0].set_ylabel("attention (share, sums to 1)")
     figure.supxlabel(f"step of the encoder ({attention['windows']} windows each)", fontsize=9)

@@ -23,9 +23,7 @@ FILE, MODEL = "pipeline.json", "model.safetensors"
 _MOST_BYTES = 2**20
 _MOST_CHANNELS = 4096
 _MOST_CLASSES = 1000
-_MOST_VALUES = (
-    2**26
-)  # of signal in one row of a network's input: a minute of 1000 channels at 1 kHz
+_MOST_VALUES = 2**26  # of signal behind one answer: a minute of 1000 channels at 1 kHz
 
 
 def save(pipeline: Pipeline, folder: str | os.PathLike) -> Path:

@@ -133,7 +133,7 @@ def open_source(data: Data, root: str | Path | Dataset | FeatureStore | None) ->
             raise ValueError(f"{made.root}: a feature store of {made.name}, not of {name}")
         return made
     if name == "eegmat":
-        place = None if root is None or str(root) == BUNDLED else _folder(root)
+        place = None if root is None or str(root) == BUNDLED else root
         return _made(BundledTrials, place, data)
     if name not in DATASETS:
         hint = nearest(name, [*DATASETS, "eegmat"])
@@ -142,17 +142,7 @@ def open_source(data: Data, root: str | Path | Dataset | FeatureStore | None) ->
         raise ValueError(f"{name}: give its folder (--root, or data.root in the recipe)")
     if str(root) == BUNDLED:
         raise ValueError(f"the bundled recordings are data set eegmat, the recipe has {name}")
-    try:
-        return open_dataset(name, _folder(root), kind=data.kind, **data.select)
-    except TypeError as error:
-        raise ValueError(f"data.select: {name}: {error}") from None
-
-
-def _folder(root: str | Path) -> Path:
-    path = Path(root)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such folder")
-    return path
+    return open_dataset(name, root, kind=data.kind, **data.select)
 
 
 def _is_store(root: str | Path | None) -> bool:

@@ -63,9 +63,14 @@ def test_runs_of_one_split_are_told_apart_by_their_folders(folder):
 
 def test_the_roles_are_the_recipes(folder):
     assert [role_of(Run(folder / name)) for name in ("one", "two")] == ["paper", "honest"]
-    run = Run(folder / "two")
-    run.facts["protocol"] = {**run.protocol, "options": {"n_splits": 4, "seed": 0}}
-    assert role_of(run) == ""
+
+
+def test_where_the_data_were_is_not_told(folder):
+    run = Run(folder / "one")
+    run.facts["data"] |= {"root": "/home/someone/SEED", "notes": ["Trials are cut."]}
+    told = gather([run])["runs"][0]["provenance"]
+    assert "someone" not in " ".join(told.values())
+    assert told["About the data"] == "Trials are cut."
 
 
 def test_another_fit_is_looked_into(folder):

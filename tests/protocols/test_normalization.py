@@ -4,6 +4,7 @@ import pytest
 
 from eegfast.protocols import (
     NORMALIZATIONS,
+    ChannelZScore,
     NoNormalization,
     SubjectZScore,
     TrainZScore,
@@ -27,6 +28,17 @@ def test_train_zscore_uses_the_training_side_only(features):
     changed = x.copy()
     changed[4:] += 100
     assert np.array_equal(scaler.transform(x[:4]), TrainZScore().fit(changed[:4]).transform(x[:4]))
+
+
+def test_channel_zscore_is_over_samples_and_time():
+    signals = np.random.default_rng(0).normal(3, 2, (6, 3, 50)) * np.array([[1], [5], [0]])
+    scaler = ChannelZScore().fit(signals[:4])
+    z = scaler.transform(signals[:4])
+    assert np.allclose(z.mean((0, 2)), 0) and np.allclose(z.std((0, 2)), [1, 1, 0])
+    assert scaler.mean_.shape == scaler.std_.shape == (3, 1)
+    mean, std = signals[:4].mean((0, 2)), signals[:4].std((0, 2))
+    expected = (signals[4:] - mean[:, None]) / np.array([*std[:2], 1])[:, None]
+    assert np.allclose(scaler.transform(signals[4:]), expected)
 
 
 def test_subject_zscore_is_within_each_subject(features):

@@ -78,7 +78,8 @@ def write_run(
     rng = np.random.default_rng(seed)
     n_outputs = len(class_names)
     network = create(model, n_outputs=n_outputs, **(options or {})).eval()
-    recipe = recipe or recipe_of(model, options)
+    recipe = dict(recipe or recipe_of(model, options))
+    recipe["protocols"] = {role: recipe["protocols"][role]}
     write_file(
         folder / "recipe.yaml", lambda part: part.write_text(yaml.safe_dump(recipe), "utf-8")
     )
@@ -114,6 +115,7 @@ def write_run(
             {
                 "split": f"subject {subject}",
                 "leaks": PROTOCOLS[role]["leaks"],
+                "leak_reasons": [PROTOCOLS[role]["mixes"]] * PROTOCOLS[role]["leaks"],
                 "n_train": 4 * n,
                 "n_validation": 0,
                 "n_test": n,

@@ -7,6 +7,9 @@ import torch
 
 pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
+pytest.importorskip("safetensors")
+
+from safetensors.numpy import save_file  # noqa: E402
 
 from eegfast.models import create  # noqa: E402
 from eegfast.protocols import make_normalization  # noqa: E402
@@ -132,3 +135,14 @@ def test_a_subjects_own_numbers_need_all_of_its_samples(tmp_path):
     np.testing.assert_allclose(found, whole[index], rtol=1e-5)
     (found,) = explain.normalised("none", tmp_path, (x,), subjects, index)
     torch.testing.assert_close(found, x[index])
+
+
+def test_the_training_sides_numbers_are_the_fits(tmp_path):
+    x = torch.randn(12, 3, 8, 5) + 4
+    fitted = make_normalization("train_zscore").fit(x[:6].numpy())
+    numbers = {"0.mean": fitted.mean_, "0.std": fitted.std_}
+    save_file(numbers, tmp_path / "normalization.safetensors")
+    index = np.array([9, 1])
+    subjects = np.repeat("a", 12)
+    (found,) = explain.normalised("train_zscore", tmp_path, (x,), subjects, index)
+    np.testing.assert_allclose(found, fitted.transform(x[index].numpy()), rtol=1e-5)
