@@ -13,7 +13,7 @@ from pipeline_parts import CH_NAMES, SMALL, network, pipeline, recording, run
 from eegfast.datasets import Recording
 from eegfast.protocols import make_normalization
 from eegfast.training.builders import InputsBuilder
-from eegfast.training.pipeline import Pipeline, average
+from eegfast.training.pipeline import Pipeline, predict_together
 from eegfast.training.runs import Run
 
 
@@ -217,7 +217,7 @@ def test_normalisation_by_the_recording_itself_is_done_and_said():
     mine = recording()
     shifted = replace(mine, signal=mine.signal * 7)
     np.testing.assert_allclose(made(shifted).proba, made(mine).proba, atol=1e-5)
-    assert "its own numbers" in " ".join(made.remarks())
+    assert "its own numbers" in " ".join(made(mine).notes)
     with pytest.raises(ValueError, match="their own numbers"):
         Pipeline.stream(made, 200, CH_NAMES)
 
@@ -231,11 +231,12 @@ def test_it_says_what_it_was_trained_on():
     assert pipeline(about=deap, band=(4, 45)).remarks() == []
 
 
-def test_the_average_is_that_of_probabilities():
-    one, other = pipeline(), pipeline(band=(1, 20))
-    answers = [one(recording()), other(recording())]
-    expected = (answers[0].proba + answers[1].proba) / 2
-    np.testing.assert_allclose(average(answers).proba, expected)
+def test_fits_together_give_the_mean_of_their_probabilities():
+    one, other = pipeline(normalization=[fitted(0)]), pipeline(normalization=[fitted(1)])
+    mine = recording()
+    answers = [one(mine).proba, other(mine).proba]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+    np.testing.assert_allclose(predict_together([one, other], mine).proba, np.mean(answers, 0))
 
 
 def test_a_compiled_network_answers_alike_and_can_be_saved(tmp_path):
@@ -454,9 +455,9 @@ def test_pickles_are_not_opened(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def fitted():
-    rng = np.random.default_rng(0)
-    return make_normalization("train_zscore").fit(rng.normal(1, 2, (4, 19, 200)))
+def fitted(seed=0):
+    signals = np.random.default_rng(seed).normal(seed, 2 + 20 * seed, (4, 19, 200))
+    return make_normalization("train_zscore").fit(signals)
 
 
 @pytest.mark.parametrize(
