@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from eegfast.training.pipeline import Pipeline, Prediction
+    from eegfast.training.pipeline import Pipeline
+    from eegfast.training.prediction import Prediction
 
 EXAMPLES = """
 [b]Examples[/b]
