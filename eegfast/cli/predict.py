@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from eegfast.training.pipeline import Pipeline, Prediction
+    from eegfast.training.pipeline import Pipeline
+    from eegfast.training.prediction import Prediction
 
 EXAMPLES = """
 [b]Examples[/b]
@@ -220,12 +221,12 @@ def _predict_files(
 def _predict_file(pipelines: Sequence[Pipeline], path: Path, options: dict) -> Prediction:
     from dataclasses import replace
 
-    from eegfast.training.pipeline import average
+    from eegfast.training.pipeline import predict_together
 
     npy = path.suffix.lower() == ".npy"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        answer = average([pipeline(path, **(options if npy else {})) for pipeline in pipelines])
+        answer = predict_together(pipelines, path, **(options if npy else {}))
     heard = [w for w in caught if issubclass(w.category, (UserWarning, RuntimeWarning))]
     notes = [str(warning.message).removeprefix(f"{path}: ") for warning in heard]
     return replace(answer, notes=tuple(dict.fromkeys([*notes, *answer.notes])))

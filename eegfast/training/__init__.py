@@ -20,7 +20,8 @@ from eegfast.training.fit import FitResult, TrainingOptions, evaluate, fit, pred
 from eegfast.training.inputs import Prepared, prepare
 from eegfast.training.module import ClassificationModule, balanced_class_weights
 from eegfast.training.nulls import NullResult, permute_within, refit_null, swap_null
-from eegfast.training.pipeline import Pipeline, Prediction
+from eegfast.training.pipeline import Pipeline
+from eegfast.training.prediction import Prediction
 from eegfast.training.recipe import Recipe, load_recipe, recipe_names
 from eegfast.training.results import Results, score, summarise
 from eegfast.training.runs import Fit, Run

@@ -6,27 +6,24 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from eegfast._version import __version__
 from eegfast.models import from_pretrained
 from eegfast.protocols import make_normalization
 from eegfast.training.builders import InputsBuilder
+from eegfast.training.normalizations import read_normalization, write_normalization
 from eegfast.training.pipeline import Pipeline
 from eegfast.training.runs import Fit, Run, read_json, write_json
 
 FORMAT, VERSION = "eegfast-pipeline", 1
-FILE, MODEL, NUMBERS = "pipeline.json", "model.safetensors", "normalization.safetensors"
+FILE, MODEL = "pipeline.json", "model.safetensors"
 _MOST_BYTES = 2**20
 _MOST_CHANNELS = 4096
 _MOST_CLASSES = 1000
-_MOST_VALUES = (
-    2**26
-)  # of signal in one row of a network's input: a minute of 1000 channels at 1 kHz
+_MOST_VALUES = 2**26  # of signal behind one answer: a minute of 1000 channels at 1 kHz
 
 
 def save(pipeline: Pipeline, folder: str | os.PathLike) -> Path:
@@ -60,9 +57,9 @@ def save(pipeline: Pipeline, folder: str | os.PathLike) -> Path:
         if folder.exists():
             os.replace(folder, old)
         os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -132,55 +129,6 @@ def pipeline_of_fit(run: Run, fit: Fit) -> Pipeline:
         read_normalization(fit.pipeline_path, name),
         about=about,
     )
-
-
-def write_normalization(folder: Path, normalizations: Sequence) -> None:
-    """Numbers of a fitted normalisation, one set per input, if it has any."""
-    from safetensors.numpy import save_file
-
-    arrays = {
-        f"{number}.{key.rstrip('_')}": np.ascontiguousarray(value)
-        for number, normalization in enumerate(normalizations)
-        for key, value in vars(normalization).items()
-        if isinstance(value, np.ndarray)
-    }
-    if arrays:
-        save_file(arrays, folder / NUMBERS)
-
-
-def read_normalization(folder: Path, name: str) -> tuple:
-    """A fitted normalisation for each of a network's inputs; none for ``"none"``."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if name == "none":
-        return ()
-    path = folder / NUMBERS
-    if not path.is_file():
-        if not make_normalization(name).transductive:
-            raise FileNotFoundError(f"{path}: no such file, but {name} has numbers")
-        return (make_normalization(name),)
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a safetensors file: {error}") from None
-    n_inputs = len(arrays) // 2
-    expected = {f"{number}.{key}" for number in range(n_inputs) for key in ("mean", "std")}
-    if set(arrays) != expected or not n_inputs:
-        raise ValueError(
-            f"{path}: expected 0.mean, 0.std and so on for each input, got "
-            f"{', '.join(sorted(arrays)[:6])}"
-        )
-    found = []
-    for number in range(n_inputs):
-        mean, std = arrays[f"{number}.mean"], arrays[f"{number}.std"]
-        sound = mean.dtype.kind == "f" and np.isfinite(mean).all() and np.isfinite(std).all()
-        if not sound or mean.shape != std.shape or mean.ndim != 2 or not (std > 0).all():
-            raise ValueError(f"{path}: means and positive deviations of one 2-D shape expected")
-        normalization = make_normalization(name)
-        normalization.mean_, normalization.std_ = mean, std
-        found.append(normalization)
-    return tuple(found)
 
 
 def _check(content: Mapping[str, Any]) -> None:

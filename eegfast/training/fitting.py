@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,8 @@ from eegfast.protocols import Samples, Split, make_normalization
 from eegfast.training.data import ResidentLoader
 from eegfast.training.fit import predict_proba
 from eegfast.training.module import ClassificationModule, balanced_class_weights
-from eegfast.training.runs import Fit, write_file, write_history, write_json, write_predictions
+from eegfast.training.normalizations import write_normalization
+from eegfast.training.runs import Fit, write_history, write_json, write_predictions
 from eegfast.training.stages import (
     Checkpoints,
     derive,
@@ -131,7 +131,7 @@ def _fit(task, inputs, samples, on_epoch, rank: int, world: int) -> None:
     test = task.split.test
     folder = task.folder
     network.cpu().save_pretrained(folder / "model.safetensors")
-    _write_normalization(folder / "pipeline", task.normalization, normalizations)
+    write_normalization(folder / "pipeline", normalizations)
     write_predictions(
         folder / "predictions.npz",
         proba=proba,
@@ -312,26 +312,3 @@ def _logger(folder: Path):
 
     run = folder.parent.parent
     return TensorBoardLogger(run, name="tensorboard", version=folder.name)
-
-
-def _write_normalization(folder: Path, name: str, normalizations: Sequence) -> None:
-    """Numbers of a fitted normalisation, one set per input, if it has any."""
-    from safetensors.numpy import save_file
-
-    arrays = {
-        f"{number}.{key.rstrip('_')}": np.ascontiguousarray(value)
-        for number, normalization in enumerate(normalizations)
-        for key, value in vars(normalization).items()
-        if isinstance(value, np.ndarray)
-    }
-    if not arrays:
-        return
-    about = {
-        "name": name,
-        "inputs": len(normalizations),
-        "transductive": normalizations[0].transductive,
-        "statement": normalizations[0].statement,
-    }
-    metadata = {"eegfast": json.dumps(about)}
-    write_file(folder / "normalization.safetensors", lambda part: save_file(arrays, part, metadata))
-    write_json(folder / "normalization.json", about)

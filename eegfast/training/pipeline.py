@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from eegfast.datasets import Recording, read_recording
 from eegfast.datasets.montage import find_channel
 from eegfast.training.builders import InputsBuilder
 from eegfast.training.fit import predict_proba
+from eegfast.training.prediction import Prediction
 
 if TYPE_CHECKING:
     from eegfast.training.runs import Fit, Run
@@ -29,57 +30,6 @@ PUBLISHED_FILTERS = {
     ("deap", "preprocessed"): "4-45",
 }
 """Band in hertz to which a data set's publishers had filtered its signals."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a pipeline answers: one row per window.
-
-    Attributes
-    ----------
-    proba : ndarray of float64, shape (windows, n_outputs)
-        Probabilities. NaN where the window's features are not finite, as those of a flat channel.
-    class_names : tuple of str
-        Names of the classes.
-    start, stop : ndarray of float64, shape (windows,)
-        Seconds from the beginning of the recording.
-    notes : tuple of str
-        What should be known about these numbers.
-    """
-
-    proba: np.ndarray
-    class_names: tuple[str, ...]
-    start: np.ndarray
-    stop: np.ndarray
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.proba)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Name of the most probable class of each window; empty where there is none."""
-        answered = np.isfinite(self.proba).all(1)
-        best = np.where(answered, np.nan_to_num(self.proba).argmax(1), len(self.class_names))
-        return np.array([*self.class_names, ""])[best]
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean probabilities over the windows that have an answer; NaN if none has."""
-        answered = self.proba[np.isfinite(self.proba).all(1)]
-        return answered.mean(0) if len(answered) else np.full(len(self.class_names), np.nan)
-
-    def rows(self) -> Iterator[dict[str, object]]:
-        """Rows of a table: ``window, start_s, stop_s, predicted`` and ``p_<class>`` for each."""
-        columns = [f"p_{name}" for name in self.class_names]
-        for i, label in enumerate(self.labels):
-            yield {
-                "window": i,
-                "start_s": float(self.start[i]),
-                "stop_s": float(self.stop[i]),
-                "predicted": str(label),
-                **dict(zip(columns, self.proba[i].tolist(), strict=True)),
-            }
 
 
 @dataclass(eq=False)
@@ -251,11 +201,6 @@ class Pipeline:
             )
         if about.get("synthetic"):
             found.append("it was trained on invented data: its answers mean nothing")
-        if self.transductive:
-            found.append(
-                "each recording is normalised by its own numbers, which only makes sense if all "
-                "classes occur in it, and uses later windows for earlier ones"
-            )
         band = PUBLISHED_FILTERS.get((about.get("dataset"), about.get("kind")))
         if band and self.band is None:
             found.append(
@@ -283,8 +228,7 @@ class Pipeline:
         FileNotFoundError, ValueError
             If the file cannot be read, a channel is missing, or the recording is too short.
         """
-        inputs, start, stop, notes = self.prepare(recording, **options)
-        return Prediction(self.classify(inputs), self.class_names, start, stop, tuple(notes))
+        return predict_together([self], recording, **options)
 
     def predict_proba(
         self, signal: np.ndarray, sfreq: float, ch_names: Sequence[str]
@@ -315,9 +259,9 @@ class Pipeline:
     def prepare(
         self, recording: Recording | str | os.PathLike, **options
     ) -> tuple[tuple[torch.Tensor, ...], np.ndarray, np.ndarray, list[str]]:
-        """Make the network's normalised inputs, with start and stop of each row, and notes.
+        """Make inputs of a recording, with start and stop of each row in seconds, and notes.
 
-        Pipelines that differ in their networks alone share them: see :meth:`classify`.
+        They are not normalised yet: those of one run's fits are the same. Arguments as for a call.
         """
         notes = []
         if not isinstance(recording, Recording):
@@ -358,16 +302,11 @@ class Pipeline:
         if round(float(stop[-1]) * self.sfreq) > recording.n_times:
             notes.append("its last row is filled up with zeros")
             stop[-1] = recording.duration
-        broken = int((~_finite(inputs)).sum())
-        if broken:
-            notes.append(
-                f"{broken} of {len(start)} windows have no answer: their features are not finite "
-                "(flat or missing signal)"
-            )
-        return self._normalized(inputs), start, stop, notes
+        return inputs, start, stop, notes
 
     def classify(self, inputs: tuple[torch.Tensor, ...]) -> np.ndarray:
-        """Probabilities (rows, n_outputs) of inputs of :meth:`prepare`."""
+        """Probabilities (rows, n_outputs) of inputs of :meth:`prepare`, normalised here."""
+        inputs = self._normalized(inputs)
         proba = predict_proba(self.model, tuple(inputs))
         proba[~_finite(inputs).cpu().numpy()] = np.nan
         return proba
@@ -464,8 +403,33 @@ def _finite(inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return torch.stack([x.isfinite().flatten(1).all(1) for x in inputs]).all(0)
 
 
-def average(predictions: Sequence[Prediction]) -> Prediction:
-    """Mean probabilities of several pipelines that were given the same recording."""
-    first = predictions[0]
-    notes = dict.fromkeys(note for prediction in predictions for note in prediction.notes)
-    return replace(first, proba=np.mean([p.proba for p in predictions], axis=0), notes=tuple(notes))
+def predict_together(
+    pipelines: Sequence[Pipeline], recording: Recording | str | os.PathLike, **options
+) -> Prediction:
+    """Mean probabilities of several fits of one run.
+
+    Parameters
+    ----------
+    pipelines : sequence of Pipeline
+        They differ in network and normalisation only: inputs are made once, by the first.
+    recording, **options
+        As for a call of :class:`Pipeline`.
+
+    Returns
+    -------
+    Prediction
+    """
+    inputs, start, stop, notes = pipelines[0].prepare(recording, **options)
+    proba = np.mean([pipeline.classify(inputs) for pipeline in pipelines], axis=0)
+    if any(pipeline.transductive for pipeline in pipelines):
+        notes.append(
+            "normalised by its own numbers, which only makes sense if all classes occur in it, and "
+            "uses later windows for earlier ones"
+        )
+    broken = int(np.isnan(proba).any(1).sum())
+    if broken:
+        notes.append(
+            f"{broken} of {len(start)} windows have no answer: their features are not finite "
+            "(flat or missing signal)"
+        )
+    return Prediction(proba, pipelines[0].class_names, start, stop, tuple(notes))

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from eegfast.datasets import Recording
 from eegfast.datasets.montage import find_channel
-from eegfast.training.pipeline import Pipeline, Prediction
+from eegfast.training.pipeline import Pipeline
+from eegfast.training.prediction import Prediction
 
 
 class Stream:

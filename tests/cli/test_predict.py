@@ -14,7 +14,7 @@ from pipeline_parts import CH_NAMES, pipeline, recording  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
 from eegfast.cli import app, main  # noqa: E402
-from eegfast.training.pipeline import Pipeline, average  # noqa: E402
+from eegfast.training.pipeline import Pipeline  # noqa: E402
 from eegfast.training.runs import Run  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
@@ -126,7 +126,7 @@ def test_a_fit_is_named_or_all_are_averaged(run, tmp_path):
     result = predict(run, file, *npy, "-o", out, "--ensemble")
     assert "small-hamnet, mean of 3 fits: 19 channels at 200 Hz" in result.output
     got = [float(row["p_rest"]) for row in table(out)]
-    np.testing.assert_allclose(got, average(answers).proba[:, 0], rtol=1e-8)
+    np.testing.assert_allclose(got, np.mean([a.proba[:, 0] for a in answers], 0), rtol=1e-8)
     with pytest.raises(ValueError, match="no finished fit 'x'"):
         predict(run, file, "-o", out, "--fit", "x")
 
@@ -138,6 +138,7 @@ def test_a_fit_can_be_passed_on_without_its_run(run, tmp_path):
     assert result.exit_code == 0 and "shared" in result.output
     assert sorted(p.name for p in folder.iterdir()) == [
         "model.safetensors",
+        "normalization.json",
         "normalization.safetensors",
         "pipeline.json",
     ]

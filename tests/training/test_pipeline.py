@@ -13,7 +13,7 @@ from pipeline_parts import CH_NAMES, SMALL, network, pipeline, recording, run
 from eegfast.datasets import Recording
 from eegfast.protocols import make_normalization
 from eegfast.training.builders import InputsBuilder
-from eegfast.training.pipeline import Pipeline, average
+from eegfast.training.pipeline import Pipeline, predict_together
 from eegfast.training.runs import Run
 
 
@@ -173,6 +173,21 @@ def test_a_flat_channel_leaves_its_windows_without_an_answer():
     assert "1 of 8 windows have no answer" in " ".join(answer.notes)
 
 
+def test_a_network_that_swallows_infinity_has_no_answer_either():
+    class Clipped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.scale * x.clamp(0, 1)
+
+    made = pipeline()
+    made.model = Clipped()
+    proba = made.classify((torch.tensor([[0.0, 1.0], [-torch.inf, 1.0]]),))
+    assert np.isfinite(proba[0]).all() and np.isnan(proba[1]).all()
+
+
 def test_rows_say_when_and_what():
     answer = pipeline("ldm-eeg")(recording())
     rows = list(answer.rows())
@@ -202,7 +217,7 @@ def test_normalisation_by_the_recording_itself_is_done_and_said():
     mine = recording()
     shifted = replace(mine, signal=mine.signal * 7)
     np.testing.assert_allclose(made(shifted).proba, made(mine).proba, atol=1e-5)
-    assert "its own numbers" in " ".join(made.remarks())
+    assert "its own numbers" in " ".join(made(mine).notes)
     with pytest.raises(ValueError, match="their own numbers"):
         Pipeline.stream(made, 200, CH_NAMES)
 
@@ -216,11 +231,12 @@ def test_it_says_what_it_was_trained_on():
     assert pipeline(about=deap, band=(4, 45)).remarks() == []
 
 
-def test_the_average_is_that_of_probabilities():
-    one, other = pipeline(), pipeline(band=(1, 20))
-    answers = [one(recording()), other(recording())]
-    expected = (answers[0].proba + answers[1].proba) / 2
-    np.testing.assert_allclose(average(answers).proba, expected)
+def test_fits_together_give_the_mean_of_their_probabilities():
+    one, other = pipeline(normalization=[fitted(0)]), pipeline(normalization=[fitted(1)])
+    mine = recording()
+    answers = [one(mine).proba, other(mine).proba]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+    np.testing.assert_allclose(predict_together([one, other], mine).proba, np.mean(answers, 0))
 
 
 def test_a_compiled_network_answers_alike_and_can_be_saved(tmp_path):
@@ -397,6 +413,31 @@ def test_hostile_weights_are_one_error_that_names_the_file(change, tmp_path):
         Pipeline.load(folder)
 
 
+def test_nothing_is_allocated_for_weights_that_are_not_there(tmp_path, monkeypatch):
+    from eegfast.models import base
+
+    folder = pipeline().save(tmp_path / "p")
+    rewrite(folder / "model.safetensors", lambda about, _: about["config"].update(n_spatial=10**6))
+    create, places = base.create, []
+
+    def watched(*args, **kwargs):
+        places.append(torch.empty(0).device.type)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(base, "create", watched)
+    with pytest.raises(ValueError, match="size mismatch"):
+        Pipeline.load(folder)
+    assert places == ["meta"]
+
+
+def test_a_network_without_end_is_refused_at_once(tmp_path):
+    folder = pipeline("sst-emotionnet").save(tmp_path / "p")
+    change = {"frequency_depth": 3 * 10**9 + 4}
+    rewrite(folder / "model.safetensors", lambda about, _: about["config"].update(change))
+    with pytest.raises(ValueError, match="numbers up to 1,000,000"):
+        Pipeline.load(folder)
+
+
 def test_pickles_are_not_opened(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -414,9 +455,9 @@ def test_pickles_are_not_opened(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def fitted():
-    rng = np.random.default_rng(0)
-    return make_normalization("train_zscore").fit(rng.normal(1, 2, (4, 19, 200)))
+def fitted(seed=0):
+    signals = np.random.default_rng(seed).normal(seed, 2 + 20 * seed, (4, 19, 200))
+    return make_normalization("train_zscore").fit(signals)
 
 
 @pytest.mark.parametrize(
