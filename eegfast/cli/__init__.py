@@ -71,7 +71,7 @@ def main() -> None:
     """Run the command line; errors of the user are one sentence, unless EEGFAST_DEBUG=1."""
     try:
         app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         if os.environ.get("EEGFAST_DEBUG") == "1":
             raise
         print(f"eegfast: {error}", file=sys.stderr)

@@ -66,6 +66,7 @@ def test_constant_features_stay_finite():
 def test_what_is_transductive_is_declared():
     assert {n: c.transductive for n, c in NORMALIZATIONS.items()} == {
         "none": False,
+        "channel_zscore": False,
         "train_zscore": False,
         "subject_zscore": True,
     }
