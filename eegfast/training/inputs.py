@@ -26,7 +26,8 @@ from eegfast.protocols import Samples
 from eegfast.training._inputs_cache import check_room, read_entry, write_entry
 from eegfast.training._plain import nearest
 from eegfast.training.builders import InputsBuilder, known_options
-from eegfast.training.recipe import Data, Recipe
+from eegfast.training.recipe import Recipe
+from eegfast.training.recipe_sections import Data
 from eegfast.training.sources import open_source
 
 __all__ = ["Prepared", "prepare"]

@@ -12,7 +12,7 @@ from eegfast.datasets import EEGMAT, Dataset, Recording, Trial, TrialFeatures
 from eegfast.datasets.registry import DATASETS, open_dataset
 from eegfast.features.store import FeatureStore
 from eegfast.training._plain import nearest
-from eegfast.training.recipe import Data
+from eegfast.training.recipe_sections import Data
 
 BUNDLED = "bundled"
 """What is given as root for the recordings that come with the package."""
