@@ -28,6 +28,7 @@ def gather(
     fit: str | None = None,
     prepare: Callable[[Run], Any] | None = None,
     on_run: Callable[[str], None] | None = None,
+    n_permutations: int = 0,
 ) -> dict[str, Any]:
     """Score runs and compute what their figures show.
 
@@ -43,6 +44,8 @@ def gather(
         Gives the prepared data of a run. Without it, what needs data is named as missing.
     on_run : callable, optional
         Called with the label of each run before it is read.
+    n_permutations : int
+        Of the label null; 0 leaves it out.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def gather(
     for run, label in zip(runs, labels, strict=True):
         if on_run is not None:
             on_run(label)
-        entries.append(_entry(run, label, fit, prepare))
+        entries.append(_entry(run, label, fit, prepare, n_permutations))
     if fit is not None and not any(entry["explained"].get("fit") for entry in entries):
         raise ValueError(f"--fit {fit}: no run has a finished fit of this name")
     names = list(dict.fromkeys(entry["results"]["recipe"] for entry in entries))
@@ -98,9 +101,13 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _entry(
-    run: Run, label: str, fit: str | None, prepare: Callable[[Run], Any] | None
+    run: Run,
+    label: str,
+    fit: str | None,
+    prepare: Callable[[Run], Any] | None,
+    n_permutations: int,
 ) -> dict[str, Any]:
-    results = summarise(run).as_dict()
+    results = summarise(run, n_permutations=n_permutations).as_dict()
     recipe = run.recipe.as_dict()
     explained, missing = _explained(run, fit, prepare)
     return {

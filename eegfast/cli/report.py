@@ -50,6 +50,9 @@ def report(
     unit: Annotated[
         str, typer.Option(help="What figures count: sample, as papers do, or trial.")
     ] = "sample",
+    null: Annotated[
+        int, typer.Option("--null", min=0, metavar="N", help="Label permutations of the null.")
+    ] = 0,
     figures: Annotated[
         Path | None,
         typer.Option(
@@ -93,6 +96,7 @@ def report(
             fit=fit,
             prepare=None if root is None else prepared,
             on_run=lambda label: says.update(f"reading {label}"),
+            n_permutations=null,
         )
         says.update("drawing")
         written = write_comparison(comparison, out, figures=figures, format=format)

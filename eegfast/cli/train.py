@@ -114,7 +114,9 @@ def train(
     from eegfast.training.experiment import run_experiment
     from eegfast.training.inputs import prepare
     from eegfast.training.recipe import load_recipe
+    from eegfast.training.results import summarise
     from eegfast.training.runs import Run
+    from eegfast.training.tables import write_results
     from eegfast.training.trainer import join_processes
 
     plan = load_recipe(recipe).override(settings or [])
@@ -149,7 +151,9 @@ def train(
     finally:
         signal.signal(signal.SIGTERM, previous)
     if rank == 0:
-        _print_run(Run(out))
+        run = Run(out)
+        write_results(summarise(run), run.path)
+        _print_run(run)
 
 
 @contextmanager

@@ -219,6 +219,10 @@ def summary(runs: Sequence[Mapping[str, Any]], unit: str) -> list[dict[str, Any]
     return list(rows.values())
 
 
+def _null(null: Mapping[str, Any] | None) -> str:
+    return "" if null is None else f"p = {null['p_value']:.2g}"
+
+
 def score_row(run: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the second table: all scores at both units."""
     results = run["results"]
@@ -236,5 +240,6 @@ def score_row(run: Mapping[str, Any]) -> dict[str, Any]:
                 else f"{overall[name]:.3f}"
                 for name in SCORES
             ],
+            "nulls": [_null(results["units"][unit].get("null", {}).get(name)) for name in SCORES],
         }
     return {"run": run, "results": results, "units": units}

@@ -46,6 +46,17 @@ def test_one_page_and_its_figures(folder, tmp_path):
     assert f"{len(list(figures.iterdir()))} figures" in done.output.replace("\n", " ")
 
 
+def test_a_null_on_request(folder, tmp_path):
+    page = tmp_path / "page.html"
+    assert report(folder / "two", "-o", page).exit_code == 0
+    assert "labels permuted" not in page.read_text(encoding="utf-8")
+    assert report(folder / "two", "-o", page, "--null", 19).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    null = gather([Run(folder / "two")], n_permutations=19)["runs"][0]["results"]["units"]
+    p = null["trial"]["null"]["accuracy"]["p_value"]
+    assert p >= 1 / 20 and f"<small>p = {p:.2g}</small>" in text and "labels permuted" in text
+
+
 def test_without_data_the_page_says_what_is_missing(folder):
     comparison = gather([Run(folder / "one")])
     assert comparison["runs"][0]["missing"] == [

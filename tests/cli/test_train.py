@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
+import json
 import os
 import signal
 import sys
@@ -77,6 +78,8 @@ def test_interrupted_it_says_how_to_go_on_and_does(common, tmp_path, monkeypatch
     words = " ".join(result.stdout.split())
     assert "fold 2 4 - 4 2 last" in words and "2 fits, accuracy per sample" in words
     assert "waiting for data" in words and "Leaks" not in words
+    results = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
+    assert results["n_splits"] == 2 and results["unfinished"] == []
 
 
 def test_settings_protocol_and_splits(common, tmp_path):
