@@ -21,6 +21,7 @@ import bench_filter_bank_power
 import bench_lds_smooth
 import bench_mobile_unit3d
 import bench_scaling_conv1d
+import gpu_networks
 import numpy as np
 import torch
 from gpu_timing import Contest, GpuBenchmark, Refused
@@ -578,6 +579,22 @@ def filter_bank_power_plans() -> Iterator[Plan]:
             yield Plan("filter_bank_power", name, step, F32, make)
 
 
+def network_plans() -> Iterator[Plan]:
+    """Training steps first, then evaluation at batch 1, from raw microvolts at last."""
+    for step, batches in ((BOTH, {"hamnet": 100, "scalingnet": 8}), (FWD, {})):
+        for name in gpu_networks.WORK:
+            batch = batches.get(name.partition("-")[0], 16) if step == BOTH else 1
+            make = functools.partial(gpu_networks.network, name, batch, step == BOTH)
+            yield Plan("network", f"{name} batch {batch}", step, F32, make)
+
+
+def chain_plans() -> Iterator[Plan]:
+    second, tiny = (1, 62, 200), (2, 62, 800)
+    for name, *shapes in (("second", second, second), ("seed_batch", (64, 62, 48_000), tiny)):
+        make = functools.partial(gpu_networks.chain, *shapes)
+        yield Plan("chain", f"raw_to_logits {name}", FWD, F32, make)
+
+
 def plans() -> list[Plan]:
     """All rows: first those with a goal, then the first shapes of each operator, then the rest."""
     by_op = [
@@ -590,6 +607,8 @@ def plans() -> list[Plan]:
             mobile_unit3d_plans,
             scaling_conv1d_plans,
             filter_bank_power_plans,
+            chain_plans,
+            network_plans,
         )
     ]
     rows = [

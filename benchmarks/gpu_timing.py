@@ -47,6 +47,7 @@ class Contest:
     flop: float
     flop_rate: float = 67e12
     ours_too: dict[str, Callable[[], object]] = dataclasses.field(default_factory=dict)
+    graph: bool = False  # time replayed graphs however long a run is
 
 
 class Refused(Exception):
@@ -118,7 +119,7 @@ class GpuBenchmark:
                 "queued_in_us": 1e6 * host[name],
                 "peak_mb": self._peak_mb(turns[name]),
             }
-        if self.on_gpu and 1e6 * statistics.median(ours) < SMALL_US:
+        if self.on_gpu and (c.graph or 1e6 * statistics.median(ours) < SMALL_US):
             self._graphs(turns, figures, refused)
         return {
             "shape": c.shape,
