@@ -78,7 +78,8 @@ def test_it_prints_and_writes_the_scores(tmp_path):
     assert f"{trial['overall']['accuracy']:.3f}" in output and f"{low:.2f}–{high:.2f}" in output
     assert f"{trial['null']['accuracy']['p_value']:.2g}" in output
     assert "[red]wild[/]" in output and "90%" in output and "leaks" not in output
-    assert "mine, its recipe on leakage: - Paper's split: trials shorter than 60 windows" in output
+    (first, *_) = load_recipe("resattentionet").paper.leaks
+    assert f"mine, its recipe on leakage: - {first}" in output
     with (run / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["run"] for row in rows} == {"mine"} and {row["dataset"] for row in rows} == {"seed"}
