@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tests" / "models")]
 
 import gpu_cases  # noqa: E402
+import gpu_rows  # noqa: E402
 import table  # noqa: E402
 from gpu_timing import GpuBenchmark, environment  # noqa: E402
 from harness import merge_rows  # noqa: E402
@@ -78,11 +79,11 @@ def main() -> int:
     return bool(failed) or not done
 
 
-def unexpected(plan: gpu_cases.Plan, row: dict) -> list[str]:
+def unexpected(plan: gpu_rows.Plan, row: dict) -> list[str]:
     """Rivals that a dry run should have seen. On a CPU torch lacks some half types, and computes
     some wrongly."""
     known = ["no time for compilers", "torchaudio"]
-    if plan.dtype in gpu_cases.HALF:
+    if plan.dtype in gpu_rows.HALF:
         known += ["not implemented for", "computes something else"]
     return [
         f"{plan.title}: {name}: {why}"
@@ -91,7 +92,7 @@ def unexpected(plan: gpu_cases.Plan, row: dict) -> list[str]:
     ]
 
 
-def measure(bench: GpuBenchmark, plan: gpu_cases.Plan, facts: dict) -> dict:
+def measure(bench: GpuBenchmark, plan: gpu_rows.Plan, facts: dict) -> dict:
     torch.manual_seed(0)
     contest = plan.make(bench)
     measured = bench.contest(contest, plan.op, inference="bwd" not in plan.step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import torch
@@ -17,6 +18,7 @@ from bench_band_power import BANDS, SFREQ
 from bench_band_power import contenders as band_powers
 from bench_lds_smooth import matrix_product
 from bench_models import CASES, build, contenders, error_of, forward_pass, settled, training_step
+from gpu_rows import BOTH, F32, FWD, Plan
 from gpu_timing import Contest, GpuBenchmark
 from harness import pink_noise, relative_error
 from twin_ldm_eeg import TwinLDMEEG
@@ -164,3 +166,19 @@ def chain(shape: tuple[int, ...], tiny: tuple[int, ...], bench: GpuBenchmark) ->
         flop=2e6 * WORK["ldm-eeg"] * n,
         graph=n == 1,
     )
+
+
+def network_plans() -> Iterator[Plan]:
+    """Training steps first, then evaluation at batch 1."""
+    for step, batches in ((BOTH, {"hamnet": 100, "scalingnet": 8}), (FWD, {})):
+        for name in WORK:
+            batch = batches.get(name.partition("-")[0], 16) if step == BOTH else 1
+            make = functools.partial(network, name, batch, step == BOTH)
+            yield Plan("network", f"{name} batch {batch}", step, F32, make)
+
+
+def chain_plans() -> Iterator[Plan]:
+    second, tiny = (1, 62, 200), (2, 62, 800)
+    for name, *shapes in (("second", second, second), ("seed_batch", (64, 62, 48_000), tiny)):
+        make = functools.partial(chain, *shapes)
+        yield Plan("chain", f"raw_to_logits {name}", FWD, F32, make)
