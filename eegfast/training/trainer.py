@@ -17,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
 from eegfast.training.module import ClassificationModule
 
@@ -108,11 +109,26 @@ def _settings_restored() -> Iterator[None]:
 
 
 def join_processes() -> tuple[int, int]:
-    """Rank and number of the processes that ``torchrun`` started; (0, 1) without it."""
+    """Rank and number of the processes that train together; (0, 1) for one alone.
+
+    Raises
+    ------
+    ValueError
+        If the environment has a ``WORLD_SIZE`` without the rest of what ``torchrun`` sets.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and not dist.is_initialized():
+    if world == 1:
+        return 0, 1
+    needed = "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE={world} in the environment announces {world} processes, but "
+            f"{', '.join(missing)} is not set: start with torchrun, or unset WORLD_SIZE"
+        )
+    if not dist.is_initialized():
         dist.init_process_group()
-    return (dist.get_rank(), world) if world > 1 else (0, 1)
+    return dist.get_rank(), world
 
 
 def run_trainer(
@@ -156,6 +172,7 @@ def run_trainer(
             "strategy": "ddp_find_unused_parameters_true",
             "devices": local,
             "num_nodes": world // local,
+            "plugins": [TorchElasticEnvironment()],  # else found by torchrun's own variables only
             "sync_batchnorm": options.sync_batchnorm,
         }
     on_gpu = options.accelerator in ("gpu", "cuda") or (

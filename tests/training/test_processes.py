@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,8 +14,11 @@ import pytest
 import torch
 
 from eegfast.training import ResidentLoader, Run
+from eegfast.training.trainer import join_processes
 
-TOGETHER = """
+NOT_HERE = 77
+TOGETHER = f"""
+import datetime
 import sys
 import torch
 
@@ -22,8 +26,46 @@ sys.path.insert(0, sys.argv[2])
 from conftest import Experiment
 
 torch.set_num_threads(1)
+try:
+    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    torch.distributed.all_reduce(torch.ones(1))
+except RuntimeError as error:
+    print(error)
+    sys.exit({NOT_HERE})
 Experiment().run(sys.argv[1], Experiment().alone())
 """
+
+
+def run_together(script, *arguments, folder):
+    """Run a script in two processes that find each other, as under torchrun."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    together = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    started = []
+    for rank in "0", "1":
+        own = {**os.environ, **together, "RANK": rank, "LOCAL_RANK": rank}
+        with open(folder / f"rank {rank}.txt", "w") as output:
+            command = [sys.executable, str(script), *map(str, arguments)]
+            started.append(subprocess.Popen(command, env=own, stdout=output, stderr=output))
+    try:
+        for process in started:
+            process.wait(timeout=180)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    said = "".join((folder / f"rank {rank}.txt").read_text() for rank in "01")
+    codes = [process.returncode for process in started]
+    if NOT_HERE in codes:
+        pytest.skip(f"torch itself cannot join two processes on this machine: {said}")
+    assert codes == [0, 0], said
 
 
 def test_fits_of_a_killed_worker_go_on_elsewhere_with_the_same_result(
@@ -76,15 +118,7 @@ def test_a_fit_that_fails_elsewhere_is_named_and_the_others_are_done(
 def test_two_processes_make_the_steps_of_one(tmp_path, experiment):
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
-    here = os.path.dirname(__file__)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
-        [*command, str(script), str(tmp_path / "two"), here],
-        check=True,
-        capture_output=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    run_together(script, tmp_path / "two", os.path.dirname(__file__), folder=tmp_path)
     one, two = experiment.run(tmp_path / "one", experiment.alone()), Run(tmp_path / "two")
     for a, b in zip(one.fits, two.fits, strict=True):
         assert b.facts["processes"] == 2
@@ -96,6 +130,15 @@ def test_two_processes_make_the_steps_of_one(tmp_path, experiment):
             for fit in (a, b)
         ]
         assert np.allclose(*curves, atol=1e-5)
+
+
+def test_an_environment_that_announces_processes_without_the_rest(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    for name in "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT":
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="WORLD_SIZE=4 .* LOCAL_RANK, MASTER_ADDR, MASTER_PORT is"):
+        join_processes()
 
 
 def test_shares_of_a_batch_are_the_batch():
