@@ -129,16 +129,19 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, growth: int, momentum: float, extra: bool):
         super().__init__()
-        self.norm1 = _norm(in_channels, momentum)
+        self.norm1 = nn.BatchNorm2d(in_channels, BN_EPS, momentum)
         self.bottleneck = Conv3d(in_channels, 4 * growth, (1, 1, 1))
-        self.norm2 = _norm(4 * growth, momentum)
+        self.norm2 = nn.BatchNorm2d(4 * growth, BN_EPS, momentum)
         self.plane = Conv3d(4 * growth, growth, (1, 3, 3))
         self.extra = Conv3d(growth, growth, (1, 1, 1)) if extra else None
         self.depth = Conv3d(growth, growth, (3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bottleneck(self.norm1(x).relu_())
-        y = self.plane(self.norm2(y).relu_())
+        # What a convolution keeps for its backward is then ReLU's result itself; where a view stands
+        # between them, torch.compile stores masks as well, and is slow at that.
+        y = F.conv2d(self.norm1(_planes(x)).relu_(), self.bottleneck.weight[:, :, 0])
+        y = F.conv2d(self.norm2(y).relu_(), self.plane.weight[:, :, 0], padding=1)
+        y = _volume(y, x.shape[0], *x.shape[2:])
         if self.extra is not None:
             y = self.extra(y)
         return torch.cat([x, self.depth(y)], 1)
