@@ -137,7 +137,7 @@ class ConvBlock(nn.Module):
         self.depth = Conv3d(growth, growth, (3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # What a convolution keeps for its backward is then ReLU's result itself; where a view stands
+        # What a convolution keeps for its backward is then the result of ReLU; where a view stands
         # between them, torch.compile stores masks as well, and is slow at that.
         y = F.conv2d(self.norm1(_planes(x)).relu_(), self.bottleneck.weight[:, :, 0])
         y = F.conv2d(self.norm2(y).relu_(), self.plane.weight[:, :, 0], padding=1)
