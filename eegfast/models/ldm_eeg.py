@@ -196,19 +196,15 @@ class Transition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[3:] == (2, 2):
             return self._of_four(x)
-        kernel = self._kernel(self.mean)
+        kernel = self.conv.weight.flatten(3) @ self.mean.flatten(2).flatten(0, 1)
         x = x.contiguous(memory_format=DENSE_LAYOUT)
-        return F.conv3d(x, kernel, stride=(1, 2, 2), padding=1)
-
-    def _kernel(self, mean: Tensor) -> Tensor:
-        """``(out_channels, in_channels, 3, *mean.shape[2:])``."""
-        kernel = self.conv.weight.flatten(3) @ mean.flatten(2).flatten(0, 1)
-        return kernel.unflatten(3, mean.shape[2:])
+        return F.conv3d(x, kernel.unflatten(3, (4, 4)), stride=(1, 2, 2), padding=1)
 
     def _of_four(self, x: Tensor) -> Tensor:
         """Of a plane of 2x2: a matrix product per step of depth, for itself and its neighbours."""
-        kernel = self._kernel(self.mean[..., 1:3, 1:3])
-        matrix = kernel.permute(1, 3, 4, 2, 0).flatten(3).flatten(0, 2)
+        taps = self.conv.weight.flatten(3).permute(1, 3, 2, 0).flatten(2)  # channels, 9, depth * out
+        mean = self.mean[..., 1:3, 1:3].flatten(2).flatten(0, 1)
+        matrix = (mean.T @ taps).flatten(0, 1)
         y = (x.transpose(1, 2).flatten(2) @ matrix).unflatten(2, (3, -1))
         before, own, after = F.pad(y, (0, 0, 0, 0, 1, 1)).unbind(2)
         y = before[:, :-2] + own[:, 1:-1] + after[:, 2:]

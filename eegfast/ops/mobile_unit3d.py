@@ -109,9 +109,12 @@ def _check(x: Tensor, parameters: tuple[Tensor, ...], running) -> None:
             raise _refuse(f"running_mean{i} and running_var{i} must be given together")
 
 
-def _update(running: Tensor | None, value: Tensor, momentum: float) -> None:
-    if running is not None:
-        running.lerp_(value.to(running.dtype), momentum)
+def _update(running, statistics, count: int, momentum: float) -> None:
+    mean, var = (s.detach() for s in statistics)
+    unbiased = [mean, var * (count / (count - 1))]
+    if running[0].dtype != mean.dtype:
+        unbiased = [s.to(running[0].dtype) for s in unbiased]
+    torch._foreach_lerp_(list(running), unbiased, momentum)
 
 
 @widen_half
@@ -146,10 +149,8 @@ def _unit(
         x, *parameters, *given[0], *given[1], float(eps[0]), float(eps[1]), merge == "concat"
     )
     for i in (0, 1):
-        if training[i]:
-            mean, var = (s.detach() for s in statistics[2 * i : 2 * i + 2])
-            _update(running[i][0], mean, momentum[i])
-            _update(running[i][1], var * (count / (count - 1)), momentum[i])
+        if training[i] and running[i][0] is not None:
+            _update(running[i], statistics[2 * i : 2 * i + 2], count, momentum[i])
     return out
 
 

@@ -68,7 +68,7 @@ void second_statistics(Unit<T>& u) {
     for (int64_t e = begin; e < end; ++e) {
       double m = 0, v = 0;
       for (int64_t c = 0; c < C; ++c) w[c] = u.at(u.p.expand, e * C + c);
-      row_times(w.get(), covariance.get(), C, wg.get());
+      row_times(w.get(), covariance.get(), C, C, wg.get());
       for (int64_t c = 0; c < C; ++c) {
         m += w[c] * mean[c];
         v += w[c] * wg[c];

@@ -163,28 +163,31 @@ void finish_second(const Unit<T>& u, const double* sums, Correction<T>& correcti
       u.put(u.p.grad_beta2, e, dbeta);
       to_constant[e] = -s2 * dbeta / u.count;
       to_matrix[e] = -s2 * f2 * dgamma / u.count;
-      if (u.p.batch2) row_times(&w[e * C], covariance.get(), C, wg.get());
+      if (u.p.batch2) row_times(&w[e * C], covariance.get(), C, C, wg.get());
       for (int64_t c = 0; c < C; ++c) {
         double g = sum[kS + c];
         if (u.p.batch2) g -= dbeta * mean[c] + f2 * dgamma * wg[c];
         u.put(u.p.grad_expand, e * C + c, s2 * g);
-        if (u.p.grad_project) u.put(u.p.grad_project, c * E + e, sum[kS + C + c]);
       }
       if (u.p.grad_depthwise)
         for (int64_t k = 0; k < 27; ++k) u.put(u.p.grad_depthwise, e * 27 + k, sum[26 - k]);
     }
   });
+  if (u.p.grad_project)
+    parallel(u.parallel_for, C, 1 + 8192 / E, [&](int64_t begin, int64_t end) {
+      T* to = static_cast<T*>(u.p.grad_project) + begin * E;
+      turn(sums + kS + C + begin, E, end - begin, width, to);
+    });
   if (!u.p.batch2) return;
   parallel(u.parallel_for, C, 1 + 8192 / (C * E), [&](int64_t begin, int64_t end) {
-    Scratch<double> row(C);
+    Scratch<double> factors(E), row(C);
     for (int64_t c = begin; c < end; ++c) {
       double constant = 0;
-      for (int64_t k = 0; k < C; ++k) row[k] = 0;
       for (int64_t e = 0; e < E; ++e) {
         constant += to_constant[e] * w[e * C + c];
-        const double factor = to_matrix[e] * w[e * C + c];
-        for (int64_t k = 0; k < C; ++k) row[k] += factor * w[e * C + k];
+        factors[e] = to_matrix[e] * w[e * C + c];
       }
+      row_times(factors.get(), w.get(), E, C, row.get());
       correction.mean[c] = T(mean[c]);
       correction.constant[c] = T(constant);
       for (int64_t k = 0; k < C; ++k) correction.matrix[c * C + k] = T(row[k]);

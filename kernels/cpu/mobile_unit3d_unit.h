@@ -29,6 +29,19 @@ class Buffer {
   const int64_t stride_;
 };
 
+// to[j, i] = from[i, j] for j < columns, a line of `from` at a time.
+template <class From, class To>
+void turn(const From* from, int64_t rows, int64_t columns, int64_t from_row, To* to) {
+  constexpr int64_t kLine = 64 / sizeof(From);
+  const auto strip = [&](int64_t j, auto width) {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t k = 0; k < width; ++k) to[(j + k) * rows + i] = To(from[i * from_row + j + k]);
+  };
+  int64_t j = 0;
+  for (; j + kLine <= columns; j += kLine) strip(j, std::integral_constant<int64_t, kLine>());
+  strip(j, columns - j);
+}
+
 // What both directions share: sizes, and the weights as the kernels want them.
 template <class T>
 class Unit {
@@ -70,15 +83,16 @@ class Unit {
   }
   // Scales the expanding weights, and turns the projecting ones.
   void fold_second() {
-    for (int64_t e = 0; e < E; ++e) {
-      const double s = at(p.gamma2, e) / std::sqrt(at(p.var2, e) + p.eps2);
-      scale2[e] = s;
-      shift2[e] = T(at(p.beta2, e) - at(p.mean2, e) * s);
-      for (int64_t c = 0; c < C; ++c) {
-        expand[e * C + c] = T(at(p.expand, e * C + c) * s);
-        project[e * C + c] = static_cast<const T*>(p.project)[c * E + e];
+    parallel(parallel_for, E, 1 + 8192 / C, [&](int64_t begin, int64_t end) {
+      for (int64_t e = begin; e < end; ++e) {
+        const double s = at(p.gamma2, e) / std::sqrt(at(p.var2, e) + p.eps2);
+        scale2[e] = s;
+        shift2[e] = T(at(p.beta2, e) - at(p.mean2, e) * s);
+        for (int64_t c = 0; c < C; ++c) expand[e * C + c] = T(at(p.expand, e * C + c) * s);
       }
-    }
+      const T* from = static_cast<const T*>(p.project) + begin;
+      turn(from, C, end - begin, E, project.get() + begin * C);
+    });
   }
 
   static double at(const void* tensor, int64_t i) {
@@ -104,7 +118,10 @@ class Unit {
   static int64_t parts(int64_t items) { return smaller(items, kMaxParts); }
   template <class Body>
   void each_part(int64_t items, const Body& body) const {
-    const int64_t n = parts(items);
+    each_part(items, parts(items), body);
+  }
+  template <class Body>
+  void each_part(int64_t items, int64_t n, const Body& body) const {
     parallel(parallel_for, n, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) body(i, items * i / n, items * (i + 1) / n);
     });
@@ -170,10 +187,12 @@ template <class T>
 void moments(const Unit<T>& u, double* mean, double* covariance) {
   constexpr int64_t kTile = 64;
   constexpr int D = kLanes<double>;
-  const int64_t C = u.C, parts = u.parts(u.p.batch), n = C + C * C;
+  const int64_t C = u.C, n = C + C * C;
+  // Adding up a part's lanes costs as much as some hundred voxels do.
+  const int64_t parts = smaller(u.parts(u.p.batch), ceil_div(u.p.batch * u.volume, 256));
   Scratch<double> sums(parts * n);
   const auto origin = [&](int64_t c) { return u.at(u.p.beta1, c) > 0 ? u.at(u.p.beta1, c) : 0; };
-  u.each_part(u.p.batch, [&](int64_t part, int64_t first, int64_t last) {
+  u.each_part(u.p.batch, parts, [&](int64_t part, int64_t first, int64_t last) {
     Scratch<T> activated(kTile);
     Buffer<double> tile(C, kTile + 8);
     Scratch<Vec<double>> sum(n);
@@ -206,11 +225,32 @@ void moments(const Unit<T>& u, double* mean, double* covariance) {
   }
 }
 
-// out[c] = sum_k row[k] matrix[k, c].
-inline void row_times(const double* row, const double* matrix, int64_t C, double* out) {
-  for (int64_t c = 0; c < C; ++c) out[c] = 0;
-  for (int64_t k = 0; k < C; ++k)
-    for (int64_t c = 0; c < C; ++c) out[c] += row[k] * matrix[k * C + c];
+// out[c] = sum_k row[k] matrix[k, c] for c < C.
+inline void row_times(const double* row, const double* matrix, int64_t rows, int64_t C,
+                      double* out) {
+  constexpr int L = kLanes<double>;
+  int64_t c = 0;
+  const auto columns = [&](auto count) {
+    constexpr int n = decltype(count)::value;
+    for (; c + n * L <= C; c += n * L) {
+      Vec<double> sum[n] = {};
+      for (int64_t k = 0; k < rows; ++k) {
+        const Vec<double> factor = broadcast(row[k]);
+#pragma GCC unroll 8
+        for (int v = 0; v < n; ++v) sum[v] += factor * load(matrix + k * C + c + v * L);
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < n; ++v) store(out + c + v * L, sum[v]);
+    }
+  };
+  columns(std::integral_constant<int, 8>());
+  columns(std::integral_constant<int, 4>());
+  columns(std::integral_constant<int, 1>());
+  for (; c < C; ++c) {
+    double sum = 0;
+    for (int64_t k = 0; k < rows; ++k) sum += row[k] * matrix[k * C + c];
+    out[c] = sum;
+  }
 }
 
 // Runs produce(d0, d1) over the planes, and consume(d0, d1) where the next planes are there too.
