@@ -92,11 +92,12 @@ class MultiAttention(nn.Module):
         if self.channel is not None:
             weights["channel"] = self.channel(x.mean((2, 3, 4))).softmax(1)
             x = x * weights["channel"][:, :, None, None, None]
-        spatial = self.spatial(x.mean((1, 2)).flatten(1)).softmax(1)
-        weights["spatial"] = spatial.unflatten(1, (self.size, self.size))
-        x = x * weights["spatial"][:, None, None]
-        weights["depth"] = self.depth(x.mean((1, 3, 4))).softmax(1)
-        return x * weights["depth"][:, None, :, None, None], weights
+        # The channels' mean of a tensor that is rescaled along other axes is their mean, rescaled.
+        mean = x.mean(1)
+        spatial = self.spatial(mean.mean(1).flatten(1)).softmax(1)
+        spatial = weights["spatial"] = spatial.unflatten(1, (self.size, self.size))
+        depth = weights["depth"] = self.depth((mean * spatial[:, None]).mean((2, 3))).softmax(1)
+        return x * (spatial[:, None] * depth[:, :, None, None])[:, None], weights
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attend(x)[0]
@@ -202,7 +203,7 @@ class Transition(nn.Module):
 
     def _of_four(self, x: Tensor) -> Tensor:
         """Of a plane of 2x2: a matrix product per step of depth, for itself and its neighbours."""
-        taps = self.conv.weight.flatten(3).permute(1, 3, 2, 0).flatten(2)  # channels, 9, depth * out
+        taps = self.conv.weight.flatten(3).permute(1, 3, 2, 0).flatten(2)  # C, 9, depth * out
         mean = self.mean[..., 1:3, 1:3].flatten(2).flatten(0, 1)
         matrix = (mean.T @ taps).flatten(0, 1)
         y = (x.transpose(1, 2).flatten(2) @ matrix).unflatten(2, (3, -1))
