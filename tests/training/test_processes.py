@@ -27,7 +27,7 @@ from conftest import Experiment
 
 torch.set_num_threads(1)
 try:
-    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=150))
     torch.distributed.all_reduce(torch.ones(1))
 except RuntimeError as error:
     print(error)
@@ -56,7 +56,7 @@ def run_together(script, *arguments, folder):
             started.append(subprocess.Popen(command, env=own, stdout=output, stderr=output))
     try:
         for process in started:
-            process.wait(timeout=180)
+            process.wait(timeout=300)
     finally:
         for process in started:
             process.kill()
