@@ -71,6 +71,10 @@ class Conv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         return convolve(x, self.weight, self.stride, self.padding)
 
+    def of_planes(self, planes: Tensor) -> Tensor:
+        """The same of ``(N * D, C, H, W)``, for a kernel within planes."""
+        return F.conv2d(planes, self.weight[:, :, 0], None, self.stride[1:], self.padding[1:])
+
 
 class FrequencyStem(nn.Module):
     """3x3 within each band: ``(N, 1, D, H, W)`` -> ``(N, channels, D, H, W)``."""
@@ -139,8 +143,8 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # What a convolution keeps for its backward is then the result of ReLU; where a view stands
         # between them, torch.compile stores masks as well, and is slow at that.
-        y = F.conv2d(self.norm1(_planes(x)).relu_(), self.bottleneck.weight[:, :, 0])
-        y = F.conv2d(self.norm2(y).relu_(), self.plane.weight[:, :, 0], padding=1)
+        y = self.bottleneck.of_planes(self.norm1(_planes(x)).relu_())
+        y = self.plane.of_planes(self.norm2(y).relu_())
         y = _volume(y, x.shape[0], *x.shape[2:])
         if self.extra is not None:
             y = self.extra(y)

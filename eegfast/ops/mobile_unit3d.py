@@ -111,10 +111,9 @@ def _check(x: Tensor, parameters: tuple[Tensor, ...], running) -> None:
 
 def _update(running, statistics, count: int, momentum: float) -> None:
     mean, var = (s.detach() for s in statistics)
-    unbiased = [mean, var * (count / (count - 1))]
-    if running[0].dtype != mean.dtype:
-        unbiased = [s.to(running[0].dtype) for s in unbiased]
-    torch._foreach_lerp_(list(running), unbiased, momentum)
+    unbiased = mean, var * (count / (count - 1))
+    values = [s.to(old.dtype) for s, old in zip(unbiased, running, strict=True)]
+    torch._foreach_lerp_(list(running), values, momentum)
 
 
 @widen_half

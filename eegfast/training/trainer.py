@@ -117,7 +117,7 @@ def join_processes() -> tuple[int, int]:
         If the environment has a ``WORLD_SIZE`` without the rest of what ``torchrun`` sets.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if world <= 1:
         return 0, 1
     needed = "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
     missing = [name for name in needed if name not in os.environ]

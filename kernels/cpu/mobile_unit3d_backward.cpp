@@ -173,7 +173,7 @@ void finish_second(const Unit<T>& u, const double* sums, Correction<T>& correcti
         for (int64_t k = 0; k < 27; ++k) u.put(u.p.grad_depthwise, e * 27 + k, sum[26 - k]);
     }
   });
-  if (u.p.grad_project)
+  if (u.p.grad_project && E)
     parallel(u.parallel_for, C, 1 + 8192 / E, [&](int64_t begin, int64_t end) {
       T* to = static_cast<T*>(u.p.grad_project) + begin * E;
       turn(sums + kS + C + begin, E, end - begin, width, to);
